@@ -1,0 +1,66 @@
+"""Notebooks, package and README are in step, and every notebook runs."""
+import json
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT, run
+from readme import readme
+
+NUMBERED = sorted(path.name for path in (ROOT/'nbs').glob('[0-9]*.ipynb'))
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A copy of the project to export and clean in, committed so that git can tell what changed"
+    copy = tmp_path_factory.mktemp('copy')/'fruit_freshness'
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '__pycache__', '.ipynb_checkpoints'))
+    for command in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'as it is']):
+        subprocess.run(['git', *command], cwd=copy, check=True)
+    return copy
+
+
+def changes(copy) -> str:
+    return subprocess.run(['git', 'diff', '--stat'], cwd=copy, check=True, capture_output=True, text=True).stdout
+
+
+def test_export_changes_nothing(copy):
+    done = run('nbdev_export', cwd=copy)
+    assert done.returncode == 0, done.stderr
+    assert changes(copy) == '', 'run `make export` and commit'
+
+
+def test_notebooks_are_clean(copy):
+    done = run('nbdev_clean', cwd=copy)
+    assert done.returncode == 0, done.stderr
+    assert changes(copy) == '', 'run `make export` and commit'
+
+
+def test_notebooks_run():
+    done = run('nbdev_test', '--n_workers', '2', '--timing', timeout=1500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+def test_readme_is_in_step():
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(), 'run `make readme` and commit'
+
+
+@pytest.mark.parametrize('name', ['index.ipynb', *NUMBERED])
+def test_opens_in_colab(name):
+    "A badge that leads to this very notebook, and a hidden cell that installs on Colab alone"
+    cells = json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']
+    text = [''.join(cell['source']) for cell in cells]
+    assert any(f'colab.research.google.com/github/fruit-freshness/fruit_freshness/blob/main/nbs/{name}' in source for source in text[:5])
+    assert any(source.startswith('#| hide') and "if 'google.colab' in sys.modules:" in source for source in text[:5])
+
+
+@pytest.mark.parametrize('name', ['index.ipynb', *NUMBERED])
+def test_stored_outputs(name):
+    "A notebook was run from top to bottom, without an error, stays small, and names no path of the computer it ran on"
+    path = ROOT/'nbs'/name
+    cells = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+    outputs = [output for cell in cells for output in cell['outputs']]
+    assert outputs and not [output for output in outputs if output['output_type'] == 'error']
+    assert path.stat().st_size < 1_000_000
+    text = ''.join(''.join(output.get('text', [])) + ''.join(output.get('data', {}).get('text/plain', [])) for output in outputs)
+    assert '/home/' not in text and '/root/' not in text and '/tmp/' not in text

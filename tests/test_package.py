@@ -1,0 +1,50 @@
+"""What is built of the project works where the project is not."""
+import json
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+
+import pytest
+from conftest import ROOT, run
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "An sdist made of this checkout, and a wheel made of the sdist"
+    folder = tmp_path_factory.mktemp('dist')
+    done = run(sys.executable, '-m', 'build', '--no-isolation', '--outdir', folder, ROOT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next(folder.glob('*.tar.gz')), next(folder.glob('*.whl'))
+
+
+def test_what_is_inside(built):
+    sdist, wheel = built
+    names = tarfile.open(sdist).getnames()
+    assert any(name.endswith('settings.ini') for name in names) and any(name.endswith('nbs/00_data.ipynb') for name in names)
+    assert {'fruit_freshness/shipped/model.safetensors', 'fruit_freshness/shipped/config.json', 'fruit_freshness/shipped/README.md'} <= set(zipfile.ZipFile(wheel).namelist())
+    assert wheel.stat().st_size < 12_000_000
+
+
+def test_installed_elsewhere(built, tmp_path):
+    "In an environment that has the wheel and its requirements, but not the checkout, `fruit_predict` answers"
+    environment = tmp_path/'env'
+    subprocess.run([sys.executable, '-m', 'venv', environment], check=True)
+    python = environment/'bin'/'python'
+    site = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True, text=True).stdout.strip()
+    with open(f'{site}/requirements.pth', 'w') as file: file.write(sysconfig.get_path('purelib') + '\n') # gigabytes that need not be installed twice
+    subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', built[1]], check=True)
+    where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', cwd=tmp_path)
+    assert where.stdout.startswith(str(environment)), where.stdout + where.stderr
+    draw = "from fruit_freshness.data import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
+    assert run(python, '-c', draw, cwd=tmp_path).returncode == 0
+    done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', cwd=tmp_path)
+    answer, missing = map(json.loads, done.stdout.splitlines())
+    assert done.returncode == 1 and answer['fruit'] and answer['error'] is None and 'no such file' in missing['error']
+
+
+def test_import_does_no_heavy_work():
+    "Looking for photos waits neither for torch nor for the network"
+    code = "import sys, fruit_freshness.data; print(sorted({'torch', 'torchvision', 'matplotlib', 'kagglehub', 'requests'} & set(sys.modules)))"
+    assert run(sys.executable, '-c', code).stdout.strip() == '[]'
