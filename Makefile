@@ -8,7 +8,7 @@ BACKBONE ?= timm/tf_efficientnet_lite0.in1k
 EPOCHS   ?=
 OUT      := $(or $(OUT),runs/$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: run test setup export readme clean
+.PHONY: run test setup export readme shipped clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.py settings.ini constraints.txt
@@ -32,3 +32,9 @@ readme: setup
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _docs _proc
+
+# The network that the package carries, from photos of apples, bananas, oranges and strawberries: make shipped DATA=path/to/photos SOURCES="where they are from"
+shipped: setup
+	$(BIN)/fruit_train --data $(DATA) --backbone $(BACKBONE) --out $(OUT)
+	$(BIN)/python -c "from fruit_freshness.model import load_model, save_model; net = load_model('$(OUT)'); \
+	    net.config.training['data'] = '$(SOURCES)'; save_model(net, 'fruit_freshness/shipped', half=True)"

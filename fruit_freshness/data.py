@@ -71,18 +71,13 @@ def command(
     function.main = main
     return function
 
-# %% ../nbs/00_data.ipynb #47c067f6
-import csv, hashlib, io, json, math, struct, zlib
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+# %% ../nbs/00_data.ipynb #f6100fb2
+import csv, math, struct, zlib
 
 import cv2
-import numpy as np
-from PIL import Image, ImageColor, ImageEnhance, ImageOps
-from tqdm.auto import tqdm
+from PIL import ImageColor, ImageEnhance
 
-# %% ../nbs/00_data.ipynb #b3c65e90
+# %% ../nbs/00_data.ipynb #4505fdf7
 @dataclass
 class Drawing:
     "A drawn photo and the places where its fruit is spoiled."
@@ -90,7 +85,6 @@ class Drawing:
     decay: np.ndarray   # `(size, size)` bool, true on spots, browning and mould; all false on a fresh fruit
 
 DRAWN_FRUITS = ('Apple', 'Banana', 'Strawberry', 'Orange')  # what `draw_photo` can draw
-_FRESHNESS = ('Fresh', 'Rotten')
 
 # %% ../nbs/00_data.ipynb #e9260add
 @lru_cache(maxsize=32)
@@ -673,7 +667,7 @@ def _expose(
     picture = [cv2.GaussianBlur(plane, (0, 0), blur) + noise for plane in picture]
     return Image.fromarray(_picture(np.stack(picture)))
 
-# %% ../nbs/00_data.ipynb #f956d984
+# %% ../nbs/00_data.ipynb #063532d4
 def draw_photo(
     fruit: str,        # one of `DRAWN_FRUITS`
     freshness: str,    # `'Fresh'` or `'Rotten'`
@@ -681,8 +675,8 @@ def draw_photo(
     size: int = 256,   # width and height, pixels
 ) -> Drawing:          # RGB photo and truth about its decay
     "Draw one photo; `DataError` for a fruit or freshness that it does not know."
-    if fruit not in DRAWN_FRUITS or freshness not in _FRESHNESS:
-        raise DataError(f"cannot draw {fruit!r}, {freshness!r}: choose a fruit from {DRAWN_FRUITS} and a freshness from {_FRESHNESS}")
+    if fruit not in DRAWN_FRUITS or freshness not in FRESHNESS:
+        raise DataError(f"cannot draw {fruit!r}, {freshness!r}: choose a fruit from {DRAWN_FRUITS} and a freshness from {FRESHNESS}")
     scene, camera, *rngs = np.random.default_rng(seed).spawn(4)
     picture, decay, light = _background(scene, size), np.zeros((size, size), np.float32), _light(scene)
     for centre, radius, turn in _places(scene, size):
@@ -760,13 +754,13 @@ def _hash(
     "A short name that tells nothing."
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
-# %% ../nbs/00_data.ipynb #be65b921
+# %% ../nbs/00_data.ipynb #b4971706
 def _plan(count, copies, seed, telling_names):
     "The photos of a sample, in order."
     photos, originals = [], [[] for _ in range(8)]
     for index in range(count):
         label, turn = index % 8, index // 8
-        folder, name = f"{DRAWN_FRUITS[label // 2]}/{_FRESHNESS[label % 2]}", _hash(seed, label, turn)
+        folder, name = f"{DRAWN_FRUITS[label // 2]}/{FRESHNESS[label % 2]}", _hash(seed, label, turn)
         rng = np.random.default_rng([seed, label, turn])
         group, kind, own = name, 'original', int(rng.integers(2**31))
         if int((turn + 1) * copies) > int(turn * copies):
@@ -855,7 +849,7 @@ class OddFile:
     kind: str    # one of `ODD_KINDS`
     loads: bool  # whether it can be used as a photo; the others are to be set aside
 
-# %% ../nbs/00_data.ipynb #89cebdd0
+# %% ../nbs/00_data.ipynb #185117a5
 def draw_broken(
     folder: str | Path,          # the files go into `<Fruit>/<Fresh|Rotten>/` below it
     count: int = len(ODD_KINDS), # number of files; the kinds take turns
@@ -867,7 +861,7 @@ def draw_broken(
     for index in range(count):
         kind, label = ODD_KINDS[index % len(ODD_KINDS)], (index + index // len(ODD_KINDS)) % 8
         ending, loads, make = _ODD[kind]
-        fruit, freshness = DRAWN_FRUITS[label // 2], _FRESHNESS[label % 2]
+        fruit, freshness = DRAWN_FRUITS[label // 2], FRESHNESS[label % 2]
         path = Path(folder) / fruit / freshness / f"{_hash('odd', seed, index)}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(make(draw_photo(fruit, freshness, int(_hash('odd', seed, index), 16), size).image))
@@ -1287,7 +1281,7 @@ def write_whole(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #db50a45d
+# %% ../nbs/00_data.ipynb #9c7b7082
 def show_photos(
     photos: Sequence[Photo | Image.Image | Path], # what to show
     titles: Sequence[str] | None=None, # one a photo; labels by default
@@ -1296,6 +1290,7 @@ def show_photos(
 ):  # the matplotlib figure
     "A sheet of photos with their labels"
     import matplotlib.pyplot as plt
+    columns = max(1, min(columns, len(photos)))
     rows = max(1, -(-len(photos) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * 1.18), squeeze=False, layout='constrained')
     for axis in axes.flat: axis.axis('off')

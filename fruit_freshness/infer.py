@@ -333,7 +333,7 @@ class Prediction:
         answer = f'{self.freshness} {self.fruit} ({self.fruit_confidence:.0%} {self.fruit}, {self.freshness_confidence:.0%} {self.freshness})'
         return f'{self.source}: {answer}' + (f'; not sure: {self.reason}' if self.reason else '')
 
-# %% ../nbs/04_infer.ipynb #a6f08b41
+# %% ../nbs/04_infer.ipynb #11f18cae
 def why_not(
     fruits: Sequence[str], # vocabulary
     fruit: np.ndarray, # `(fruits,)` probabilities
@@ -342,7 +342,7 @@ def why_not(
     least: float, # the confidence that both answers need
 ) -> str | None: # None: the answer stands
     "The reason for withholding an answer"
-    if novelty > 1: return f"not like any fruit I know ({', '.join(fruits)})"
+    if novelty > 1: return f"not like any fruit I know: I learnt {', '.join(fruits)}"
     doubts = []
     if fruit.max() < least: doubts.append(' or '.join(fruits[i] for i in np.argsort(-fruit)[:2]))
     if freshness.max() < least: doubts.append('fresh or rotten')
@@ -396,7 +396,7 @@ class Predictor:
         pixels = np.array(photo.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2))
         return self.transform(torch.from_numpy(pixels).permute(2, 0, 1))
 
-# %% ../nbs/04_infer.ipynb #a4611559
+# %% ../nbs/04_infer.ipynb #5db2e1de
 from fastcore.basics import patch
 
 @patch
@@ -410,12 +410,13 @@ def predict_photos(self: Predictor,
     answers = answer(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
     fruit, freshness, novelty = (part.cpu().numpy() for part in answers)
     predictions = []
-    for name, f, s, n in zip(names, fruit, freshness, novelty / config.novelty_threshold):
+    for name, f, s, n in zip(names, fruit, freshness, novelty / (config.novelty_threshold or np.inf)):
         reason = why_not(config.fruits, f, s, float(n), config.confidence_threshold)
         predictions.append(Prediction(name, config.fruits[f.argmax()], config.freshness[s.argmax()], round(float(f.max()), 4), round(float(s.max()), 4),
                                       round(float(n), 4), reason is None, reason))
     return predictions
 
+# %% ../nbs/04_infer.ipynb #3e239edc
 @patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
@@ -437,6 +438,7 @@ def stream(self: Predictor,
                 bar.update(len(read))
     finally: pool.shutdown(cancel_futures=True)
 
+# %% ../nbs/04_infer.ipynb #657935eb
 @patch
 def predict(self: Predictor,
     sources, # one photo, or a list: paths, folders, addresses, bytes, pillow images, arrays
@@ -481,12 +483,9 @@ def fruit_predict(
         with write_whole(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
     return predictions
 
-# %% ../nbs/04_infer.ipynb #bc69eb95
+# %% ../nbs/04_infer.ipynb #7d639a2b
 import asyncio, base64, html, io
 from functools import partial
-
-import numpy as np
-from .data import draw_photo
 
 # %% ../nbs/04_infer.ipynb #c2b747d9
 def thumbnail(

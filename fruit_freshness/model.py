@@ -122,7 +122,7 @@ def pretrained_weights(
                          f"to the network and run again (they are then kept in torch's cache); give a file with --weights FILE; or take "
                          f"--backbone {WHEEL_BACKBONE}, whose weights are installed") from error
 
-# %% ../nbs/02_model.ipynb #b3b1dbc4
+# %% ../nbs/02_model.ipynb #37a56082
 @dataclass
 class ModelConfig:
     "Everything about a network but its weights"
@@ -131,7 +131,7 @@ class ModelConfig:
     normalisation: Normalisation=Normalisation() # what the backbone expects
     fruit_temperature: float=1. # divides the fruit logits before the softmax
     freshness_temperature: float=1. # divides the freshness logits
-    novelty_threshold: float=float('inf') # above it a photo is like none seen in training
+    novelty_threshold: float | None=None # above it a photo is like none seen in training; None until it is fitted
     confidence_threshold: float=0. # below it, the smaller of both confidences is too small for an answer
     training: dict=field(default_factory=dict) # facts: data, split, epochs, seed, ...
     metrics: dict=field(default_factory=dict) # on the validation photos
@@ -157,7 +157,7 @@ def head(
     "One task's own layers"
     return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
 
-# %% ../nbs/02_model.ipynb #c0de0104
+# %% ../nbs/02_model.ipynb #8b0f58fb
 class FruitNet(nn.Module):
     "Backbone, shared MLP, fruit head and freshness head"
     def __init__(self,
@@ -172,28 +172,34 @@ class FruitNet(nn.Module):
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
-    def heads(self,
-        features: Tensor, # `(N, features)` of the backbone
-    ) -> Logits: # of both tasks
-        "Answers to features"
-        shared = self.shared(features)
-        return Logits(self.fruit_head(shared), self.freshness_head(shared))
+# %% ../nbs/02_model.ipynb #ec26a60d
+from fastcore.basics import patch
 
-    def forward(self,
-        images: Tensor, # `(N, 3, size, size) float32`, normalised
-    ) -> Logits: # of both tasks
-        "Answers to photos"
-        return self.heads(self.backbone(images))
+@patch
+def heads(self: FruitNet,
+    features: Tensor, # `(N, features)` of the backbone
+) -> Logits: # of both tasks
+    "Answers to features"
+    shared = self.shared(features)
+    return Logits(self.fruit_head(shared), self.freshness_head(shared))
 
-    def train(self,
-        mode: bool=True, # learn, or else only answer
-    ) -> FruitNet: # itself
-        "Set the mode of what learns; what is frozen keeps its statistics and its dropout off"
-        super().train(mode)
-        for module in self.backbone.modules():
-            own = list(module.parameters())
-            if mode and own and not any(parameter.requires_grad for parameter in own): module.eval()
-        return self
+@patch
+def forward(self: FruitNet,
+    images: Tensor, # `(N, 3, size, size) float32`, normalised
+) -> Logits: # of both tasks
+    "Answers to photos"
+    return self.heads(self.backbone(images))
+
+@patch
+def train(self: FruitNet,
+    mode: bool=True, # learn, or else only answer
+) -> FruitNet: # itself
+    "Set the mode of what learns; what is frozen keeps its statistics and its dropout off"
+    nn.Module.train(self, mode)
+    for module in self.backbone.modules():
+        own = list(module.parameters())
+        if mode and own and not any(parameter.requires_grad for parameter in own): module.eval()
+    return self
 
 # %% ../nbs/02_model.ipynb #1ce2761b
 def _blocks(

@@ -12,13 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 # %% auto #0
-__all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'remove_specks', 'resize_side', 'PhotoFeatures',
-           'find_keypoints', 'describe_photo', 'mirror_descriptors', 'FeatureCache', 'pack_features', 'unpack_features',
-           'gather_features', 'compress_descriptors', 'split_in_cells', 'match_in_cells', 'find_candidates',
-           'match_descriptors', 'mirror_points', 'propose_transform', 'fit_transform', 'apply_transform',
-           'is_plausible', 'align_keypoints', 'overlay', 'Windows', 'compare_windows', 'refine_transform',
-           'shared_structure', 'Link', 'judge_link', 'compare_photos', 'Groups', 'Copies', 'link_photos', 'find_copies',
-           'lay_over', 'checker', 'show_links', 'source_stem', 'join_groups', 'pairs_alike', 'Grouping', 'group_photos',
+__all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
+           'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
+           'unpack_features', 'FeatureCache', 'describe_or_none', 'gather_features', 'compress_descriptors',
+           'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates',
+           'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform', 'fit_transform',
+           'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows', 'compare_windows',
+           'refine_transform', 'shared_structure', 'judge_link', 'Link', 'compare_photos', 'Groups',
+           'compare_candidates', 'find_witness', 'link_photos', 'hash_or_name', 'Copies', 'find_copies', 'lay_over',
+           'checker', 'show_links', 'source_stem', 'join_groups', 'pairs_alike', 'Grouping', 'group_photos',
            'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos',
            'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
            'fruit_audit']
@@ -32,36 +34,19 @@ from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, Photo, P
 class LeakageError(FruitError):
     "One picture stands on both sides of a split"
 
-# %% ../nbs/01_split.ipynb #81e42371
-import io
-import itertools
-import sqlite3
-from collections.abc import Iterator, Sequence
+# %% ../nbs/01_split.ipynb #ef8dba6d
+import io, itertools, sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 
+# %% ../nbs/01_split.ipynb #d0a5c9ba
 import cv2
-import matplotlib.pyplot as plt
-import numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .data import FruitError, content_hash, load_photo
-
-# %% ../nbs/01_split.ipynb #b65da3ad
-work_side = 288  # pixels of the longest side on which local features are found
+# %% ../nbs/01_split.ipynb #ce2618eb
+work_side = 256  # pixels of the longest side on which local features are found
 thumb_side = 144  # pixels of the longest side of the picture kept for the comparison of pixels
-
-# %% ../nbs/01_split.ipynb #9d7fa79e
-def remove_specks(
-    gray: np.ndarray,  # (H, W) uint8
-) -> np.ndarray: # the same without salt and pepper, untouched when there is none
-    "Replace isolated black and white pixels by their neighbourhood's median."
-    median = cv2.medianBlur(gray, 3)
-    speck = cv2.absdiff(gray, median) > 40
-    if speck.mean() < 0.004: return gray
-    return cv2.medianBlur(gray, 5) if speck.mean() > 0.05 else median
 
 # %% ../nbs/01_split.ipynb #103ae27f
 def resize_side(
@@ -73,6 +58,16 @@ def resize_side(
     size = [max(8, round(edge*scale)) for edge in gray.shape[::-1]]
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
+# %% ../nbs/01_split.ipynb #9d7fa79e
+def remove_specks(
+    gray: np.ndarray,  # (H, W) uint8
+) -> np.ndarray: # the same without salt and pepper, untouched when there is none
+    "Replace isolated black and white pixels by their neighbourhood's median."
+    median = cv2.medianBlur(gray, 3)
+    speck = cv2.absdiff(gray, median) > 40
+    if speck.mean() < 0.004: return gray
+    return cv2.medianBlur(gray, 5) if speck.mean() > 0.05 else median
+
 # %% ../nbs/01_split.ipynb #72e225cf
 @dataclass
 class PhotoFeatures:
@@ -82,19 +77,35 @@ class PhotoFeatures:
     descriptors: np.ndarray  # (n, 128) uint8: RootSIFT times 255
     thumb: np.ndarray  # (h, w) uint8: small grey picture
 
-# %% ../nbs/01_split.ipynb #de048756
+# %% ../nbs/01_split.ipynb #08989d6e
+def spread_over_picture(
+    places: np.ndarray,  # (n, 2) x and y
+    strengths: np.ndarray,  # (n,)
+    most: int,  # how many to choose
+    field: float = 32.0,  # edge of a field in pixels
+) -> np.ndarray: # positions of the chosen, first the strongest of every field, then the second strongest, ...
+    "Choose strong points from everywhere, so that one jagged edge does not take all places."
+    order = np.argsort(-strengths, kind='stable')
+    fields = (places[order]//field).astype(int)@np.array([1, 10_000])
+    by_field = np.argsort(fields, kind='stable')
+    starts = np.r_[0, np.flatnonzero(np.diff(fields[by_field])) + 1]
+    rank = np.empty(len(order), int)
+    rank[by_field] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return order[np.argsort(rank, kind='stable')][:most]
+
+# %% ../nbs/01_split.ipynb #2743943c
 def find_keypoints(
     gray: np.ndarray,  # (H, W) uint8
-    most: int = 250,  # keep the strongest so many
-) -> tuple[np.ndarray, np.ndarray]: # points (n, 4) and descriptors (n, 128) as in `PhotoFeatures`
+    most: int = 250,  # points kept
+) -> tuple[np.ndarray, np.ndarray]: # points (n, 4) and descriptors (n, 128) as in `PhotoFeatures`, the most useful first
     "SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012)."
-    sift = cv2.SIFT_create(nfeatures=most, contrastThreshold=0.01, edgeThreshold=12)
+    sift = cv2.SIFT_create(nfeatures=2*most, contrastThreshold=0.005, edgeThreshold=40)
     keypoints, sifts = sift.detectAndCompute(gray, None)
     if not keypoints: return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8)
-    strongest = np.argsort([-kp.response for kp in keypoints], kind='stable')[:most]
-    points = np.array([(*keypoints[k].pt, keypoints[k].size, np.deg2rad(keypoints[k].angle)) for k in strongest], np.float32)
-    sifts = sifts[strongest]/np.maximum(sifts[strongest].sum(1, keepdims=True), 1)
-    return points, np.round(255*np.sqrt(sifts)).astype(np.uint8)
+    points = np.array([(*kp.pt, kp.size, np.deg2rad(kp.angle)) for kp in keypoints], np.float32)
+    chosen = spread_over_picture(points[:, :2], np.array([kp.response for kp in keypoints]), most)
+    sifts = sifts[chosen]/np.maximum(sifts[chosen].sum(1, keepdims=True), 1)
+    return points[chosen], np.round(255*np.sqrt(sifts)).astype(np.uint8)
 
 # %% ../nbs/01_split.ipynb #69e25e5b
 def describe_photo(
@@ -116,17 +127,6 @@ def mirror_descriptors(
     "A mirrored photo has the same SIFT descriptors with their 128 numbers in another order."
     return descriptors[:, _mirror]
 
-# %% ../nbs/01_split.ipynb #9447ce52
-class FeatureCache:
-    "Features of photos by content hash in one SQLite file; without a file, in memory alone."
-    def __init__(
-        self,
-        file: Path | None = None,  # the file, made when it is missing
-    ):
-        if file is not None: Path(file).parent.mkdir(parents=True, exist_ok=True)
-        self.database = sqlite3.connect(file if file is not None else ':memory:', check_same_thread=False)
-        self.database.execute('create table if not exists features (hash text primary key, data blob)')
-
 # %% ../nbs/01_split.ipynb #5c3c1983
 def pack_features(
     features: PhotoFeatures,  # of one photo
@@ -144,28 +144,67 @@ def unpack_features(
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return PhotoFeatures(**({name: arrays[name] for name in arrays.files} | {'size': tuple(map(int, arrays['size']))}))
 
-# %% ../nbs/01_split.ipynb #bffc7cf2
-_recipe = f'2:{work_side}:{thumb_side}'  # changes when features are computed otherwise
-def gather_features(
-    paths: dict[str, Path],  # content hash -> one file with this content
-    cache: Path | None = None,  # file of features
-    progress: bool = True,  # show a bar
-) -> dict[str, PhotoFeatures | None]: # None where a photo can't be read
-    "Features of every photo, computed only where the cache does not have them."
-    database = FeatureCache(cache).database
-    known = {key: data for key, data in database.execute('select hash, data from features')}
-    missing = [key for key in paths if f'{_recipe}:{key}' not in known]
-    found = {key: unpack_features(known[f'{_recipe}:{key}']) for key in paths if f'{_recipe}:{key}' in known}
-    with ThreadPoolExecutor(2) as pool:
-        new = pool.map(lambda key: _try_describe(paths[key]), missing)
-        for key, features in tqdm(zip(missing, new), total=len(missing), desc='features', disable=not progress):
-            found[key] = features
-            if features is not None: database.execute('insert or replace into features values (?, ?)', (f'{_recipe}:{key}', pack_features(features)))
-    database.commit()
-    return found
-def _try_describe(path):
+# %% ../nbs/01_split.ipynb #12d3a97c
+class FeatureCache:
+    "Features by content hash in one SQLite file; without a file they last as long as the search."
+    recipe = f'4:{work_side}:{thumb_side}:'  # changes when features are computed in another way
+
+    def __init__(
+        self,
+        file: Path | None = None,  # the file; made, with its folder, when it is missing
+    ):
+        try:
+            if file is not None: Path(file).parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(file or ':memory:')
+            self.database.execute('create table if not exists features (hash text primary key, data blob)')
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(f'{file}: cannot be used to remember features ({error}); name another file or none') from error
+
+    def get(
+        self,
+        key: str,  # content hash
+    ) -> PhotoFeatures | None: # None when they are not known
+        "Features of the photo with this content."
+        row = self.database.execute('select data from features where hash = ?', (self.recipe + key,)).fetchone()
+        return unpack_features(row[0]) if row else None
+
+# %% ../nbs/01_split.ipynb #30ea8bee
+@patch
+def put(
+    self: FeatureCache,
+    key: str,  # content hash
+    features: PhotoFeatures,  # of the photo with this content
+):
+    "Remember features; `database.commit()` makes it last."
+    self.database.execute('insert or replace into features values (?, ?)', (self.recipe + key, pack_features(features)))
+
+# %% ../nbs/01_split.ipynb #dccadabf
+def describe_or_none(
+    path: Path,  # photo file
+) -> PhotoFeatures | None: # None when it can't be read
+    "Features of a photo, if it is one."
     try: return describe_photo(path)
     except (FruitError, OSError): return None
+
+# %% ../nbs/01_split.ipynb #8d5483b7
+def gather_features(
+    paths: dict[str, Path],  # content hash -> a file with this content
+    cache: Path | None = None,  # file of a `FeatureCache`
+    progress: bool = True,  # show a bar
+) -> dict[str, PhotoFeatures | None]: # by content hash; None where a photo can't be read
+    "Features of every photo, computed only where they are not remembered."
+    memory = FeatureCache(cache)
+    found = {key: memory.get(key) for key in paths}
+    missing = [key for key in paths if found[key] is None]
+    with ThreadPoolExecutor(2) as pool:
+        described = pool.map(describe_or_none, [paths[key] for key in missing])
+        for count, (key, features) in enumerate(tqdm(zip(missing, described), total=len(missing), desc='describe', delay=1, disable=not progress)):
+            found[key] = features
+            if features is not None and cache is not None: memory.put(key, features)
+            if count % 200 == 0: memory.database.commit()
+    memory.database.commit()
+    memory.database.close()
+    return found
 
 # %% ../nbs/01_split.ipynb #ee749d7d
 def compress_descriptors(
@@ -182,7 +221,19 @@ def compress_descriptors(
     return (np.concatenate([project(block) for block in blocks]),
             np.concatenate([project(mirror_descriptors(block)) for block in blocks]))
 
-# %% ../nbs/01_split.ipynb #432dcf0d
+# %% ../nbs/01_split.ipynb #e7c59951
+def halve_cells(
+    cells: np.ndarray,  # (cells, members) positions in `vectors`
+    vectors: np.ndarray,  # (n, width) float32
+    rng: np.random.Generator,  # chooses the two patches
+) -> np.ndarray: # (2 * cells, members / 2)
+    "Cut every cell in two of equal size, across the line between two of its members."
+    ends = vectors[cells[:, rng.integers(cells.shape[1], size=2)]]
+    places = np.einsum('csw,cw->cs', vectors[cells], ends[:, 0] - ends[:, 1])
+    order = np.argpartition(places, cells.shape[1]//2, axis=1)
+    return np.take_along_axis(cells, order, 1).reshape(2*len(cells), -1)
+
+# %% ../nbs/01_split.ipynb #f207f9c0
 def split_in_cells(
     vectors: np.ndarray,  # (n, width) float32
     most: int,  # vectors in a cell at most
@@ -193,59 +244,78 @@ def split_in_cells(
     halvings = max(0, int(np.ceil(np.log2(len(vectors)/most))))
     size = -(-len(vectors)//2**halvings)*2**halvings
     cells = rng.permutation(np.resize(np.arange(len(vectors), dtype=np.int32), size))[None]
-    for _ in range(halvings): cells = np.concatenate([_halve(part, vectors, rng) for part in np.array_split(cells, min(len(cells), 16))])
+    for _ in range(halvings):
+        parts = np.array_split(cells, min(len(cells), 16))
+        cells = np.concatenate([halve_cells(part, vectors, rng) for part in parts])
     return cells
-def _halve(cells, vectors, rng):
-    ends = vectors[cells[:, rng.integers(cells.shape[1], size=2)]]
-    places = np.einsum('csw,cw->cs', vectors[cells], ends[:, 0] - ends[:, 1])
-    order = np.argpartition(places, cells.shape[1]//2, axis=1)
-    return np.take_along_axis(cells, order, 1).reshape(2*len(cells), -1)
 
-# %% ../nbs/01_split.ipynb #b8591dee
+# %% ../nbs/01_split.ipynb #e2eb56bc
+def match_in_block(
+    block: np.ndarray,  # (cells, members) positions in `vectors`; from n on they are mirror images
+    vectors: np.ndarray,  # (2n, width) float32: descriptors, then their mirror images
+    owners: np.ndarray,  # (n,) the photo to which each descriptor belongs, rising
+    farthest: float,  # squared distance of two alike descriptors at most
+) -> tuple[np.ndarray, np.ndarray]: # keys (first * photos + second) * 2 + mirrored, and the vote of each match
+    "Alike descriptors of different photos that share a cell."
+    members, owner, original = vectors[block], owners[block % len(owners)], block < len(owners)
+    squares = (members**2).sum(-1)
+    distance = squares[:, :, None] + squares[:, None] - 2*members@members.transpose(0, 2, 1)
+    alike = (distance < farthest) & original[:, :, None] & (owner[:, :, None] != owner[:, None])
+    cell, one, two = np.nonzero(alike)
+    first, second = owner[cell, one].astype(np.int64), owner[cell, two].astype(np.int64)
+    keys = (np.minimum(first, second)*(owners[-1] + 1) + np.maximum(first, second))*2 + ~original[cell, two]
+    return keys, ((1 - distance[alike]/farthest)/(1 + alike.sum(2)[cell, one])).astype(np.float32)
+
+# %% ../nbs/01_split.ipynb #d3791bd6
 def match_in_cells(
-    cells: np.ndarray,  # (cells, members) from `split_in_cells`; positions from n on are mirror images
-    vectors: np.ndarray,  # (2n, width) float32: descriptors, then mirror images
-    owners: np.ndarray,  # (n,) the photo to which each descriptor belongs
+    cells: np.ndarray,  # (cells, members) from `split_in_cells`
+    vectors: np.ndarray,  # (2n, width) float32: descriptors, then their mirror images
+    owners: np.ndarray,  # (n,) the photo to which each descriptor belongs, rising
     farthest: float = 0.15,  # squared distance of two alike descriptors at most
-) -> tuple[np.ndarray, np.ndarray]: # keys (first * photos + second) * 2 + mirrored, and the weight of each match
-    "Alike descriptors of different photos that share a cell; one that is alike to many counts little for each."
-    count, photos, keys, weights = len(owners), int(owners.max()) + 1, [], []
-    for block in np.array_split(cells, max(1, cells.size//200_000)):
-        members = vectors[block]
-        squares = (members**2).sum(-1)
-        distance = squares[:, :, None] + squares[:, None] - 2*members@members.transpose(0, 2, 1)
-        owner = owners[block % count]
-        alike = (distance < farthest) & (block < count)[:, :, None] & (owner[:, :, None] != owner[:, None])
-        cell, one, two = np.nonzero(alike)
-        a, b, mirrored = owner[cell, one].astype(np.int64), owner[cell, two], block[cell, two] >= count
-        keys.append((np.minimum(a, b)*photos + np.maximum(a, b))*2 + mirrored)
-        weights.append(((farthest - distance[alike])/(farthest*(1 + alike.sum(2)[cell, one]))).astype(np.float32))
-    return np.concatenate(keys), np.concatenate(weights)
+) -> tuple[np.ndarray, np.ndarray]: # keys and votes as in `match_in_block`
+    "All matches, block by block, so that memory stays small."
+    blocks = np.array_split(cells, max(1, cells.size//200_000))
+    return tuple(map(np.concatenate, zip(*(match_in_block(block, vectors, owners, farthest) for block in blocks))))
 
-# %% ../nbs/01_split.ipynb #e72ce02d
+# %% ../nbs/01_split.ipynb #9ff4592d
+def sum_by_key(
+    keys: np.ndarray,  # (n,) whole numbers, repeated
+    weights: np.ndarray,  # (n,)
+    least: float,  # sums below are dropped
+) -> tuple[np.ndarray, np.ndarray]: # each key once, its sum
+    "Add up the weights of equal keys."
+    keys, places = np.unique(keys, return_inverse=True)
+    sums = np.bincount(places, weights).astype(np.float32)
+    return keys[sums >= least], sums[sums >= least]
+
+# %% ../nbs/01_split.ipynb #86cc9335
+@dataclass
+class Candidates:
+    "Pairs of photos that deserve a closer look, the most promising first."
+    first: np.ndarray  # (n,) positions of photos
+    second: np.ndarray  # (n,) positions of photos
+    mirrored: np.ndarray  # (n,) bool: whether the one looks like the other's mirror image
+    votes: np.ndarray  # (n,) how much the local features of the two are alike
+
+# %% ../nbs/01_split.ipynb #4ca105d1
 def find_candidates(
     descriptors: list[np.ndarray],  # of each photo (n, 128) uint8
-    trees: int = 4,  # ways of splitting into cells
     strongest: int = 120,  # descriptors used per photo
-    each: int = 20,  # candidates kept per photo
+    trees: int = 4,  # ways of splitting into cells
     cell: int = 32,  # descriptors in a cell
-) -> list[tuple[int, int, bool, float]]: # first photo, second photo, mirrored, votes; the most promising first
-    "Pairs of photos that share alike descriptors, found without comparing every pair."
+    least: float = 0.2,  # votes that make a candidate
+) -> Candidates: # pairs of photos that share alike descriptors
+    "Let alike descriptors vote for pairs of photos; no photo is compared with every other."
     descriptors = [part[:strongest] for part in descriptors]
     owners = np.repeat(np.arange(len(descriptors), dtype=np.int32), [len(part) for part in descriptors])
+    if len(owners) < 2: return Candidates(*np.zeros((2, 0), int), np.zeros(0, bool), np.zeros(0))
     vectors = np.concatenate(compress_descriptors(np.concatenate(descriptors)))
+    vote = lambda seed: sum_by_key(*match_in_cells(split_in_cells(vectors, cell, seed), vectors, owners), least/8)
     with ThreadPoolExecutor(2) as pool:
-        votes = list(pool.map(lambda seed: _vote(vectors, owners, cell, seed), range(trees)))
-    keys, votes = _sum_by_key(*map(np.concatenate, zip(*votes)))
-    pairs, mirrored = np.divmod(keys, 2)
-    first, second = np.divmod(pairs, len(descriptors))
+        keys, votes = sum_by_key(*map(np.concatenate, zip(*pool.map(vote, range(trees)))), least)
     order = np.argsort(-votes, kind='stable')
-    return first[order], second[order], mirrored[order].astype(bool), votes[order]
-def _vote(vectors, owners, cell, seed):
-    return _sum_by_key(*match_in_cells(split_in_cells(vectors, cell, seed), vectors, owners))
-def _sum_by_key(keys, weights):
-    keys, places = np.unique(keys, return_inverse=True)
-    return keys, np.bincount(places, weights)
+    pairs, mirrored = np.divmod(keys[order], 2)
+    return Candidates(*np.divmod(pairs, owners[-1] + 1), mirrored.astype(bool), votes[order])
 
 # %% ../nbs/01_split.ipynb #712bbf63
 def match_descriptors(
@@ -266,22 +336,19 @@ def mirror_points(
     "Keypoints of the mirrored photo."
     return points*np.array([-1, 1, 1, -1], np.float32) + np.array([0, 0, 0, np.pi], np.float32)
 
-# %% ../nbs/01_split.ipynb #6dfa6357
+# %% ../nbs/01_split.ipynb #4f69f1f0
 def propose_transform(
     first: np.ndarray,  # (n, 4) matched keypoints
     second: np.ndarray,  # (n, 4) their partners
-    tolerance: float = 16.0,  # work pixels by which a supporter may miss
-) -> tuple[np.ndarray, np.ndarray]: # the 2 x 3 similarity of second to first with most supporters, (n,) who supports it
-    "Each match alone tells a shift, turn and scale; take the one on which most matches agree."
-    growth, turn = first[:, 2]/second[:, 2], first[:, 3] - second[:, 3]
-    cosine, sine = growth*np.cos(turn), growth*np.sin(turn)
-    linear = np.stack([cosine, -sine, sine, cosine], -1).reshape(-1, 2, 2)
-    shift = first[:, :2] - np.einsum('nij,nj->ni', linear, second[:, :2])
-    landed = np.einsum('hij,nj->hni', linear, second[:, :2]) + shift[:, None]
-    near = np.linalg.norm(landed - first[:, :2], axis=-1) < tolerance
-    near &= (np.abs(np.log(growth)[:, None] - np.log(growth)) < 0.5) & (np.cos(turn[:, None] - turn) > 0.85)
-    best = near.sum(1).argmax()
-    return np.column_stack([linear[best], shift[best]]), near[best]
+    tolerance: float = 14.0,  # work pixels by which a supporter may miss
+) -> np.ndarray: # (n,) bool: the largest set of matches that agree
+    "Each match alone tells a turn, growth and shift; take the one on which most matches agree."
+    target, source = first[:, 0] + 1j*first[:, 1], second[:, 0] + 1j*second[:, 1]
+    growth, turn = np.log(first[:, 2]/second[:, 2]), first[:, 3] - second[:, 3]
+    turning = np.exp(growth + 1j*turn)
+    misses = np.abs(turning[:, None]*(source - source[:, None]) - (target - target[:, None]))
+    near = (misses < tolerance) & (np.abs(growth[:, None] - growth) < 0.5) & (np.cos(turn[:, None] - turn) > 0.85)
+    return near[near.sum(1).argmax()]
 
 # %% ../nbs/01_split.ipynb #c4115ef6
 def fit_transform(
@@ -316,25 +383,26 @@ def is_plausible(
     long, short = np.linalg.svd(transform[:, :2], compute_uv=False)
     return bool(short > 1/zoom and long < zoom and long < stretch*short)
 
-# %% ../nbs/01_split.ipynb #2e78f187
+# %% ../nbs/01_split.ipynb #81187491
 def align_keypoints(
     first: PhotoFeatures,  # photo to which is aligned
     second: PhotoFeatures,  # photo that is moved
     mirrored: bool,  # whether the second is mirrored first
-    steps: Sequence[float] = (10.0, 6.0, 4.0, 3.0),  # work pixels by which a supporter may miss, ever fewer
-) -> tuple[np.ndarray, int, int] | None: # 2 x 3 transform in work pixels, matches that support it, all matches; None for no transform
+    steps: Sequence[float] = (9.0, 5.0, 3.0),  # work pixels by which a supporter may miss, ever fewer
+    least: int = 5,  # supporters
+) -> tuple[np.ndarray, int] | None: # 2 x 3 transform in work pixels, matches that support it; None for no transform
     "The transform that most matched keypoints of two photos support."
     descriptors, moving = (mirror_descriptors(second.descriptors), mirror_points(second.points)) if mirrored else (second.descriptors, second.points)
     one, two = match_descriptors(first.descriptors, descriptors)
-    if len(one) < 3: return None
+    if len(one) < least: return None
     target, source = first.points[one], moving[two]
-    transform, support = propose_transform(target, source)
+    support = propose_transform(target, source)
     for tolerance in steps:
-        if support.sum() < 3: return None
+        if support.sum() < least: return None
         transform = fit_transform(target[support, :2], source[support, :2])
         support = np.linalg.norm(apply_transform(transform, source[:, :2]) - target[:, :2], axis=1) < tolerance
-    if support.sum() < 3 or not is_plausible(transform): return None
-    return transform*np.array([-1, 1, 1] if mirrored else [1, 1, 1]), int(support.sum()), len(one)
+    if support.sum() < least or not is_plausible(transform): return None
+    return transform*np.array([-1, 1, 1] if mirrored else [1, 1, 1]), int(support.sum())
 
 # %% ../nbs/01_split.ipynb #3d897898
 def overlay(
@@ -379,7 +447,7 @@ def compare_windows(
     weakest = np.minimum(variance_one, variance_two)
     return Windows(together, weakest/(weakest + structure)*known*(share > 0.5))
 
-# %% ../nbs/01_split.ipynb #9eae2855
+# %% ../nbs/01_split.ipynb #8883faea
 def refine_transform(
     first: np.ndarray,  # (H, W) uint8 small picture
     second: np.ndarray,  # (h, w) uint8 small picture
@@ -387,8 +455,10 @@ def refine_transform(
     structure: np.ndarray,  # (H, W) 0 to 1, from `compare_windows`
 ) -> np.ndarray: # a better 2 x 3 transform, or the same
     "Nudge the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008)."
+    inverse = cv2.invertAffineTransform(transform).astype(np.float32)
     mask = cv2.dilate((structure > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
-    inverse, stop = cv2.invertAffineTransform(transform).astype(np.float32), (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 1e-4)
+    mask = cv2.warpAffine(mask, inverse, second.shape[::-1], flags=cv2.INTER_NEAREST)
+    stop = cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 1e-4
     try: inverse = cv2.findTransformECC(first, second, inverse, cv2.MOTION_AFFINE, stop, mask, 3)[1]
     except cv2.error: return transform
     return cv2.invertAffineTransform(inverse.astype(float))
@@ -402,6 +472,16 @@ def shared_structure(
 ) -> float: # 0 to 1
     "How much of the smaller picture is structure that was compared."
     return float(windows.structure.sum()/min(first.size, second.size*abs(np.linalg.det(transform[:, :2]))))
+
+# %% ../nbs/01_split.ipynb #efad3087
+def judge_link(
+    inliers: int,  # local features that agree on the transform
+    agreement: float,  # correlation of the aligned pixels, -1 to 1
+    shared: float,  # share of the smaller picture that could be compared, 0 to 1
+) -> float: # sureness 0 to 1; from 0.5 on two photos are linked
+    "Features and pixels must agree, the fewer features the more the pixels, over a good part of the picture."
+    logistic = lambda evidence: 1/(1 + np.exp(-evidence))
+    return float(logistic(4*(np.log(max(1, inliers)) + 4.5*agreement - 6.65))*logistic(40*(agreement - 0.67))*logistic(80*(shared - 0.06)))
 
 # %% ../nbs/01_split.ipynb #2bf349e9
 @dataclass
@@ -420,17 +500,7 @@ class Link:
         "A transform that turns left into right has a negative determinant."
         return bool(np.linalg.det(self.transform[:, :2]) < 0)
 
-# %% ../nbs/01_split.ipynb #fe89c32d
-def judge_link(
-    inliers: int,  # local features that agree on the transform
-    agreement: float,  # correlation of the aligned pixels, -1 to 1
-    shared: float,  # share of the smaller picture that could be compared, 0 to 1
-) -> float: # sureness 0 to 1; from 0.5 on two photos are linked
-    "Features and pixels must agree, the fewer features the more the pixels, over a good part of the picture."
-    logistic = lambda evidence: 1/(1 + np.exp(-evidence))
-    return float(logistic(4*(np.log(max(1, inliers)) + 4.5*agreement - 6.3))*logistic(40*(agreement - 0.6))*logistic(80*(shared - 0.06)))
-
-# %% ../nbs/01_split.ipynb #2d717867
+# %% ../nbs/01_split.ipynb #33943db1
 def compare_photos(
     first: PhotoFeatures,  # of the one photo
     second: PhotoFeatures,  # of the other
@@ -438,8 +508,8 @@ def compare_photos(
 ) -> tuple[np.ndarray, int, float, float] | None: # transform in photo pixels, inliers, agreement, sureness; None without any transform
     "Align two photos by their keypoints, look whether their pixels agree, and look twice when that is not plain."
     found = align_keypoints(first, second, mirrored)
-    if found is None or found[1] < 5: return None
-    transform, inliers, _ = found
+    if found is None: return None
+    transform, inliers = found
     small = transform*np.array([1, 1, thumb_side/work_side])
     windows = compare_windows(*overlay(first.thumb, second.thumb, small))
     if inliers > 6 and windows.agreement < 0.9:
@@ -450,33 +520,104 @@ def compare_photos(
     sureness = judge_link(inliers, windows.agreement, shared_structure(windows, first.thumb, second.thumb, small))
     return small*np.array([large/moving, large/moving, large]), inliers, windows.agreement, sureness
 
-# %% ../nbs/01_split.ipynb #77606312
+# %% ../nbs/01_split.ipynb #48718964
 class Groups:
-    "Which photos belong together: a union-find forest."
+    "Which photos belong together; the smaller group moves into the larger one."
     def __init__(
         self,
-        count: int,  # photos
+        count: int,  # photos, each a group of its own at first
     ):
-        self.parent = list(range(count))
+        self.group = list(range(count))
+        self.photos = {photo: [photo] for photo in range(count)}
 
     def find(
         self,
         photo: int,  # position
-    ) -> int: # position of the photo that stands for its group
+    ) -> int: # number of its group
         "The group of a photo."
-        while self.parent[photo] != photo:
-            self.parent[photo] = photo = self.parent[self.parent[photo]]
-        return photo
+        return self.group[photo]
 
-    def join(
+    def members(
         self,
-        first: int,  # position of a photo
-        second: int,  # position of another
-    ) -> bool: # whether they were apart before
-        "Make one group of two."
-        one, two = sorted((self.find(first), self.find(second)))
-        self.parent[two] = one
-        return one != two
+        photo: int,  # position
+    ) -> list[int]: # positions of all photos of its group
+        "The photos that are together with a photo."
+        return self.photos[self.group[photo]]
+
+# %% ../nbs/01_split.ipynb #c22e6616
+@patch
+def join(
+    self: Groups,
+    first: int,  # position of a photo
+    second: int,  # position of another
+):
+    "Make one group of two."
+    small, large = sorted((self.find(first), self.find(second)), key=lambda group: (len(self.photos[group]), -group))
+    if small == large: return
+    for photo in self.photos[small]: self.group[photo] = large
+    self.photos[large] += self.photos.pop(small)
+
+# %% ../nbs/01_split.ipynb #06c4f68f
+def compare_candidates(
+    features: list[PhotoFeatures],  # of distinct photos
+    candidates: Candidates,  # from `find_candidates`
+    each: int = 20,  # comparisons per photo
+    plain: float = 0.9,  # sureness from which a link joins at once
+    progress: bool = True,  # show a bar
+) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
+    "Compare the candidates, the most promising first; photos that are together already are skipped."
+    groups, tried, sure, likely = Groups(len(features)), np.zeros(len(features), int), [], []
+    pairs = zip(candidates.first.tolist(), candidates.second.tolist(), candidates.mirrored.tolist())
+    for one, two, flip in tqdm(pairs, total=len(candidates.first), desc='pairs', delay=1, disable=not progress):
+        if min(tried[one], tried[two]) >= each or groups.find(one) == groups.find(two): continue
+        tried[[one, two]] += 1
+        found = compare_photos(features[one], features[two], flip)
+        if found is None or found[3] < 0.5: continue
+        (sure if found[3] >= plain else likely).append(Link(one, two, *found))
+        if found[3] >= plain: groups.join(one, two)
+    return sure, likely
+
+# %% ../nbs/01_split.ipynb #cbee976c
+def find_witness(
+    features: list[PhotoFeatures],  # of all photos
+    one: list[int],  # members of a group
+    two: list[int],  # members of another
+    most: int = 8,  # comparisons
+) -> Link | None: # another link between the groups
+    "Look for a second pair of photos that links two groups."
+    pairs = sorted(itertools.product(one[:most], two[:most]), key=sum)[:most]
+    for (first, second), mirrored in itertools.product(pairs, (False, True)):
+        found = compare_photos(features[first], features[second], mirrored)
+        if found is not None and found[3] >= 0.5: return Link(first, second, *found)
+    return None
+
+# %% ../nbs/01_split.ipynb #6e956a9c
+def link_photos(
+    features: list[PhotoFeatures],  # of distinct photos
+    progress: bool = True,  # show a bar
+) -> list[Link]: # enough links to hold every group together
+    "Join by plain links; a likely link between two groups of several photos needs a witness."
+    links, likely = compare_candidates(features, find_candidates([photo.descriptors for photo in features]), progress=progress)
+    groups = Groups(len(features))
+    for link in links: groups.join(link.first, link.second)
+    for link in sorted(likely, key=lambda link: -link.sureness):
+        one, two = groups.members(link.first), groups.members(link.second)
+        if one == two: continue
+        if len(one) > 1 and len(two) > 1:
+            witness = find_witness(features, [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second])
+            if witness is None: continue
+            links.append(witness)
+        groups.join(link.first, link.second)
+        links.append(link)
+    return links
+
+# %% ../nbs/01_split.ipynb #b7772aeb
+def hash_or_name(
+    path: Path,  # file
+) -> str: # content hash, or the name when it can't be read
+    "What tells a file from others."
+    try: return content_hash(path)
+    except (FruitError, OSError): return str(path)
 
 # %% ../nbs/01_split.ipynb #2a518e7f
 @dataclass
@@ -487,27 +628,7 @@ class Copies:
     links: list[Link]  # the evidence
     unreadable: list[int]  # positions of photos that can't be read; each is a group of its own
 
-# %% ../nbs/01_split.ipynb #3753e63b
-def link_photos(
-    features: list[PhotoFeatures],  # of distinct photos
-    progress: bool = True,  # show a bar
-    each: int = 20,  # candidates per photo
-) -> list[Link]: # enough links to hold every group together
-    "Compare the candidates, the most promising first; those that are together already are skipped."
-    first, second, mirrored, votes = find_candidates([photo.descriptors for photo in features])
-    groups, tried, links = Groups(len(features)), np.zeros(len(features), int), []
-    for one, two, flip in tqdm(zip(first.tolist(), second.tolist(), mirrored.tolist()), total=len(first), desc='pairs', disable=not progress):
-        if tried[one] >= each and tried[two] >= each: continue
-        if groups.find(one) == groups.find(two): continue
-        tried[one] += 1
-        tried[two] += 1
-        found = compare_photos(features[one], features[two], flip)
-        if found is None or found[3] < 0.5: continue
-        groups.join(one, two)
-        links.append(Link(one, two, *found))
-    return links
-
-# %% ../nbs/01_split.ipynb #a184491a
+# %% ../nbs/01_split.ipynb #25827d2c
 def find_copies(
     paths: Sequence[Path],  # photo files
     *,
@@ -517,10 +638,10 @@ def find_copies(
     "Find all photos that show one and the same picture, whatever was done to it."
     paths = [Path(path) for path in paths]
     same = {}
-    for position, path in enumerate(paths): same.setdefault(_hash_or_name(path), []).append(position)
+    for position, path in enumerate(paths): same.setdefault(hash_or_name(path), []).append(position)
     described = gather_features({key: paths[positions[0]] for key, positions in same.items()}, cache, progress)
     readable = [key for key in same if described[key] is not None]
-    links = [Link(positions[0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for positions in same.values() for other in positions[1:]]
+    links = [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
     for link in link_photos([described[key] for key in readable], progress):
         link.first, link.second = same[readable[link.first]][0], same[readable[link.second]][0]
         links.append(link)
@@ -528,9 +649,6 @@ def find_copies(
     for link in links: groups.join(link.first, link.second)
     return Copies(paths, [groups.find(position) for position in range(len(paths))], links,
                   [position for key, positions in same.items() if described[key] is None for position in positions])
-def _hash_or_name(path):
-    try: return content_hash(path)
-    except OSError: return str(path)
 
 # %% ../nbs/01_split.ipynb #c22a0bd2
 def lay_over(
@@ -553,14 +671,15 @@ def checker(
     column, row = np.arange(one.width)//edge, np.arange(one.height)//edge
     return Image.fromarray(np.where(((row[:, None] + column) % 2 == 0)[..., None], np.asarray(one), np.asarray(two)))
 
-# %% ../nbs/01_split.ipynb #e3e10b5e
+# %% ../nbs/01_split.ipynb #b0ab5d28
 def show_links(
     copies: Copies,  # from `find_copies`
     links: Sequence[Link] | None = None,  # which to show; the least sure by default
     most: int = 6,  # rows
     height: float = 1.3,  # of a row, in inches
-) -> plt.Figure: # a row per link: first photo, second photo, second laid on the first, both by turns
+) -> 'matplotlib.figure.Figure': # a row per link: first photo, second photo, second laid on the first, both by turns
     "Linked photos side by side and aligned, so that a person sees that they show the same picture."
+    import matplotlib.pyplot as plt
     chosen = sorted(copies.links, key=lambda link: link.sureness)[:most] if links is None else list(links)[:most]
     figure, axes = plt.subplots(max(1, len(chosen)), 4, figsize=(4*height*1.1, max(1, len(chosen))*height), squeeze=False)
     for row in axes.flat: row.axis('off')
@@ -584,12 +703,13 @@ def source_stem(
     while stem != before: before, stem = stem, _copy_marks.sub('', stem) or stem
     return stem
 
-# %% ../nbs/01_split.ipynb #e1455691
+# %% ../nbs/01_split.ipynb #9582ca1e
 def join_groups(
     count: int, # how many photos
     pairs: Sequence[tuple[int, int]], # linked photos by number
 ) -> list[int]: # for each photo the smallest number in its group
     "Connected components of the graph whose edges are `pairs`"
+    if not count: return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     first, second = np.array(list(pairs), dtype=int).reshape(-1, 2).T
@@ -626,12 +746,12 @@ class Grouping:
         found = ', '.join(f'{len(pairs)} by {kind}' for kind, pairs in self.links.items())
         return f"{len(self.photos)} photos show {len(set(self.groups))} pictures (links: {found})"
 
-# %% ../nbs/01_split.ipynb #bd1eaf25
+# %% ../nbs/01_split.ipynb #67078a33
 def group_photos(
     photos: Sequence[Photo], # labelled photos, all readable
     copies: bool=True, # look for the same picture in the pixels, too
     stems: bool=True, # take an equal source stem within one class as a copy
-    cache: Path | None=None, # features of photos seen before; the user's cache folder by default
+    cache: Path | None=None, # file in which features are kept for the next search; in memory alone by default
     progress: bool=True, # show bars
 ) -> Grouping: # every photo in one source group
     "Find the source group of every photo"
@@ -884,7 +1004,7 @@ def _labelled(
     except DataError: labels = {}
     return [labels.get(path, Photo(path, '', '')) for path in files]
 
-# %% ../nbs/01_split.ipynb #b8514bad
+# %% ../nbs/01_split.ipynb #7f4b0bb2
 @command(status=lambda report: int(report['leaks'] or bool(report['label_conflicts'])), failed=2)
 def fruit_audit(
     folder: str, # a folder of photos, labelled or not
@@ -893,7 +1013,9 @@ def fruit_audit(
     "Which photos of a folder show the same picture? Exit status 0: clean, 1: leaks or conflicts of label, 2: wrong use"
     root = Path(folder)
     if not root.is_dir(): raise DataError(f"{folder}: no such folder; give one that holds photos")
-    files, unreadable = _readable([path for path in _walk(root) if path.suffix.lower() in PHOTO_ENDINGS])
+    found = [path for path in _walk(root) if path.suffix.lower() in PHOTO_ENDINGS]
+    if not found: raise DataError(f"{folder}: no photo in it; looked for {' '.join(PHOTO_ENDINGS)} at any depth")
+    files, unreadable = _readable(found)
     grouping = group_photos(_labelled(root, files), stems=False)
     if out:
         with write_whole(out) as file: file.writelines(f"{_tsv(path)}\t{group}\n" for path, group in zip(files, grouping.groups))

@@ -1,4 +1,5 @@
 """What the tests share: the root of the repository and a way to run its commands."""
+import configparser
 import os
 import subprocess
 import sys
@@ -8,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+
+_parser = configparser.ConfigParser(delimiters=['='])
+_parser.read(ROOT/'settings.ini', encoding='utf-8')
+SETTINGS = _parser['DEFAULT']
 
 
 def run(*command, cwd=ROOT, timeout=900, **options) -> subprocess.CompletedProcess:

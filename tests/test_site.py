@@ -1,19 +1,14 @@
 """The site: its configuration holds, and what it links to is there."""
-import configparser
 import json
 import re
+import shutil
+import sys
 
 import pytest
 import yaml
-from conftest import ROOT, run
+from conftest import ROOT, SETTINGS, run
 
 PAGES = sorted((ROOT/'nbs').rglob('*.ipynb'))
-
-
-def settings():
-    config = configparser.ConfigParser(delimiters=['='])
-    config.read(ROOT/'settings.ini', encoding='utf-8')
-    return config['DEFAULT']
 
 
 def test_configuration():
@@ -21,15 +16,14 @@ def test_configuration():
     assert (ROOT/'nbs'/'_quarto.yml').is_symlink() and (ROOT/'nbs'/'_quarto.yml').resolve() == ROOT/'_quarto.yml'
     quarto = yaml.safe_load((ROOT/'_quarto.yml').read_text())
     assert quarto['project']['type'] == 'website' and quarto['metadata-files'] == ['nbdev.yml', 'sidebar.yml']
-    assert settings()['git_url'] == 'https://github.com/fruit-freshness/fruit_freshness'
+    assert SETTINGS['git_url'] == 'https://github.com/fruit-freshness/fruit_freshness'
 
 
 def test_pages_are_processed(tmp_path):
     "What nbdev does to a page before Quarto renders it works for every page"
-    import shutil
     copy = tmp_path/'fruit_freshness'
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '_proc', '_docs'))
-    done = run('nbdev_proc_nbs', cwd=copy)
+    done = run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(force=True)', cwd=copy)
     assert done.returncode == 0, done.stderr
     made = {path.relative_to(copy/'_proc').as_posix() for path in (copy/'_proc').rglob('*.ipynb')}
     assert {page.relative_to(ROOT/'nbs').as_posix() for page in PAGES} <= made
@@ -49,11 +43,3 @@ def test_links(page):
 def test_workflows_and_readme_links():
     for workflow in (ROOT/'.github'/'workflows').glob('*.yaml'): assert yaml.safe_load(workflow.read_text())['jobs'], workflow
     for link in re.findall(r'\]\((?!https?:|#)([^)\s]+)\)', (ROOT/'README.md').read_text(encoding='utf-8')): assert (ROOT/link.split('#')[0]).exists(), link
-
-
-@pytest.mark.parametrize('name', sorted(line.split('=')[0] for line in settings()['console_scripts'].split()))
-def test_commands(name):
-    "Every command explains itself, and exits with 2 when it is used wrongly"
-    helped = run(name, '--help')
-    assert helped.returncode == 0 and 'usage' in helped.stdout, helped.stderr
-    assert run(name, '--no-such-option').returncode == 2
