@@ -15,11 +15,12 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
-           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'Drawing', 'draw_photo',
-           'copy_photo', 'OddFile', 'draw_broken', 'read_groups', 'draw_sample', 'load_photo', 'read_folder_name',
-           'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder', 'find_cached', 'download_photos', 'PhotoStore',
-           'content_hash', 'map_photos', 'Checked', 'check_photos', 'write_whole', 'show_photos', 'show_counts',
-           'Normalisation', 'valid_transforms', 'train_transforms', 'PhotoDataset', 'show_tensors']
+           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'progress_bar', 'Drawing',
+           'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups', 'draw_sample', 'load_photo',
+           'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder', 'find_cached',
+           'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos', 'write_whole',
+           'show_photos', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms', 'PhotoDataset',
+           'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -70,6 +71,19 @@ def command(
         return failed
     function.main = main
     return function
+
+# %% ../nbs/00_data.ipynb #22c23df7
+def progress_bar(
+    items=None, # gone through, if given
+    *,
+    note: str, # what is being done
+    unit: str, # of what is counted
+    show: bool=True, # False: no bar
+    **options, # of tqdm: total, initial, leave
+) -> tqdm: # iterates over `items`
+    "A bar on stderr when the work takes more than a second"
+    live = sys.stderr.isatty() or 'ipykernel' in sys.modules
+    return tqdm(items, desc=note, unit=unit, disable=not show, delay=1, mininterval=.1 if live else 10, **options)
 
 # %% ../nbs/00_data.ipynb #f6100fb2
 import csv, math, struct, zlib
@@ -868,10 +882,10 @@ def draw_broken(
         files.append(OddFile(path, kind, loads))
     return files
 
-# %% ../nbs/00_data.ipynb #987a8dcc
+# %% ../nbs/00_data.ipynb #48a68b5b
 def _write_photos(folder, photos, size):
     "Draw the planned photos; copies are made from the files of their originals."
-    for photo in tqdm(photos, desc='drawing the sample', unit='photo', delay=2):
+    for photo in progress_bar(photos, note='drawing the sample', unit='photo'):
         path = folder / photo.path
         fruit, freshness = path.parts[-3:-1]
         if photo.kind == 'original': image = draw_photo(fruit, freshness, photo.seed, size).image
@@ -1224,7 +1238,7 @@ def content_hash(
     "The hash of a file's bytes"
     with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
 
-# %% ../nbs/00_data.ipynb #351873dc
+# %% ../nbs/00_data.ipynb #ecd57ebf
 def map_photos(
     work: Callable, # what is done to each
     items: Sequence, # e.g. paths
@@ -1233,7 +1247,7 @@ def map_photos(
 ) -> list: # results in the order of `items`
     "Apply `work` to `items` in threads, with a progress bar on stderr"
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
-    try: return list(tqdm(pool.map(work, items), total=len(items), desc=note, unit='photo', disable=None if progress else True, delay=1))
+    try: return list(progress_bar(pool.map(work, items), total=len(items), note=note, unit='photo', show=progress))
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/00_data.ipynb #072fe81f

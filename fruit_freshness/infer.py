@@ -16,11 +16,11 @@ __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'FetchError', 'plain_hos
            'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'fruit_predict', 'thumbnail',
            'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget']
 
-# %% ../nbs/04_infer.ipynb #d7419334
+# %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
-from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, show_photos,
+from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
                                   valid_transforms, write_whole, _name, _walk)
 from .model import FruitNet, answer, load_model, shipped_model
 
@@ -416,7 +416,7 @@ def predict_photos(self: Predictor,
                                       round(float(n), 4), reason is None, reason))
     return predictions
 
-# %% ../nbs/04_infer.ipynb #3e239edc
+# %% ../nbs/04_infer.ipynb #1432e229
 @patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
@@ -428,7 +428,7 @@ def stream(self: Predictor,
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
     pending = [pool.submit(read_source, source, self.allow_private) for source in photos[:2 * batch]]
     try:
-        with tqdm(total=len(photos), desc='answering', unit='photo', delay=1, disable=not progress) as bar:
+        with progress_bar(total=len(photos), note='answering', unit='photo', show=progress) as bar:
             for start in range(0, len(photos), batch):
                 read = [future.result() for future in pending[:batch]]
                 pending = pending[batch:] + [pool.submit(read_source, source, self.allow_private) for source in photos[start + 2 * batch:start + 3 * batch]]

@@ -25,10 +25,10 @@ __all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'resize_side', 
            'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
            'fruit_audit']
 
-# %% ../nbs/01_split.ipynb #63a2fc6c
+# %% ../nbs/01_split.ipynb #61ef59b7
 import numpy as np
 from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, Photo, PhotoError, PHOTO_ENDINGS, command, content_hash, find_photos,
-                                  load_photo, map_photos, show_photos, write_whole, _walk)
+                                  load_photo, map_photos, progress_bar, show_photos, write_whole, _walk)
 
 # %% ../nbs/01_split.ipynb #22f244cf
 class LeakageError(FruitError):
@@ -38,11 +38,10 @@ class LeakageError(FruitError):
 import io, itertools, sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
-# %% ../nbs/01_split.ipynb #d0a5c9ba
+# %% ../nbs/01_split.ipynb #d37a7bcd
 import cv2
 from fastcore.basics import patch
 from PIL import Image
-from tqdm.auto import tqdm
 
 # %% ../nbs/01_split.ipynb #ce2618eb
 work_side = 256  # pixels of the longest side on which local features are found
@@ -186,7 +185,7 @@ def describe_or_none(
     try: return describe_photo(path)
     except (FruitError, OSError): return None
 
-# %% ../nbs/01_split.ipynb #8d5483b7
+# %% ../nbs/01_split.ipynb #3d296fca
 def gather_features(
     paths: dict[str, Path],  # content hash -> a file with this content
     cache: Path | None = None,  # file of a `FeatureCache`
@@ -198,7 +197,7 @@ def gather_features(
     missing = [key for key in paths if found[key] is None]
     with ThreadPoolExecutor(2) as pool:
         described = pool.map(describe_or_none, [paths[key] for key in missing])
-        for count, (key, features) in enumerate(tqdm(zip(missing, described), total=len(missing), desc='describe', delay=1, disable=not progress)):
+        for count, (key, features) in enumerate(progress_bar(zip(missing, described), total=len(missing), note='describing photos', unit='photo', show=progress)):
             found[key] = features
             if features is not None and cache is not None: memory.put(key, features)
             if count % 200 == 0: memory.database.commit()
@@ -557,7 +556,7 @@ def join(
     for photo in self.photos[small]: self.group[photo] = large
     self.photos[large] += self.photos.pop(small)
 
-# %% ../nbs/01_split.ipynb #06c4f68f
+# %% ../nbs/01_split.ipynb #3085bccf
 def compare_candidates(
     features: list[PhotoFeatures],  # of distinct photos
     candidates: Candidates,  # from `find_candidates`
@@ -568,7 +567,7 @@ def compare_candidates(
     "Compare the candidates, the most promising first; photos that are together already are skipped."
     groups, tried, sure, likely = Groups(len(features)), np.zeros(len(features), int), [], []
     pairs = zip(candidates.first.tolist(), candidates.second.tolist(), candidates.mirrored.tolist())
-    for one, two, flip in tqdm(pairs, total=len(candidates.first), desc='pairs', delay=1, disable=not progress):
+    for one, two, flip in progress_bar(pairs, note='comparing photos', unit='pair', show=progress):
         if min(tried[one], tried[two]) >= each or groups.find(one) == groups.find(two): continue
         tried[[one, two]] += 1
         found = compare_photos(features[one], features[two], flip)

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
-# %% ../nbs/03_train.ipynb #3a5dbcbe
+# %% ../nbs/03_train.ipynb #3c123ae9
 from .data import (Checked, DataError, FRESHNESS, Photo, PhotoDataset, PhotoStore, check_photos, command, draw_sample, download_photos, find_photos,
-                                  load_photo, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
+                                  load_photo, progress_bar, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
 from .split import Split, audit_split, group_photos, label_conflicts, load_split, save_split, show_split, split_photos
 from .model import (Answers, FruitNet, ModelError, answer, autocast, count_parameters, create_model, fast_dtype, fit_novelty, fold_frozen, load_model, WHEEL_BACKBONE,
                                    multitask_loss, save_model, shipped_model, widen_depthwise)
@@ -147,7 +147,7 @@ class Trainer:
             make_loader(PhotoDataset(split.valid, fruits, valid_transforms(normalisation), store), 2 * batch))
         fold_frozen(self.accelerator.unwrap_model(self.net))
 
-# %% ../nbs/03_train.ipynb #ade48a82
+# %% ../nbs/03_train.ipynb #390c1a50
 from fastcore.basics import patch
 
 @patch
@@ -159,7 +159,7 @@ def train_epoch(self: Trainer,
     self.net.train(); self.dataset.epoch = self.sampler.epoch = state.epoch
     sums, began, seconds = torch.tensor(state.sums, device=self.accelerator.device), time.perf_counter(), state.seconds
     loader = self.accelerator.skip_first_batches(self.train_loader, done) if done else self.train_loader
-    with tqdm(total=len(self.train_loader), initial=done, desc=f'epoch {state.epoch + 1}/{self.config.epochs}', unit='step', leave=False, disable=not self.progress) as bar:
+    with progress_bar(total=len(self.train_loader), initial=done, note=f'epoch {state.epoch + 1}/{self.config.epochs}', unit='step', leave=False, show=self.progress) as bar:
         for images, fruit, freshness in loader:
             with self.accelerator.autocast(): logits = self.net(images.contiguous(memory_format=torch.channels_last))
             self.optimiser.zero_grad()
@@ -310,7 +310,7 @@ class Scored:
     @property
     def freshness_truth(self) -> np.ndarray: return np.array([FRESHNESS.index(photo.freshness) for photo in self.photos], dtype=int)
 
-# %% ../nbs/03_train.ipynb #7c3870d5
+# %% ../nbs/03_train.ipynb #5e5215c8
 class Pixels(torch.utils.data.Dataset):
     "Photos as network inputs, without labels"
     def __init__(self,
@@ -335,12 +335,12 @@ def score_photos(
     device, was_training = next(net.parameters()).device, net.training
     net.eval()
     loader = make_loader(Pixels(photos, net, store), 64)
-    answers = [answer(net, images.to(device)) for images in tqdm(loader, desc='answering', unit='batch', delay=1, leave=False, disable=not progress)]
+    answers = [answer(net, images.to(device)) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
     net.train(was_training)
     fruit, freshness, novelty = (torch.cat(parts).cpu().numpy() for parts in zip(*answers))
     return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
 
-# %% ../nbs/03_train.ipynb #b47a2ef6
+# %% ../nbs/03_train.ipynb #0815829f
 def accuracy_interval(
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)`
@@ -350,6 +350,9 @@ def accuracy_interval(
     "Bootstrap interval of an accuracy, over groups"
     _, members = np.unique(groups, return_inverse=True)
     hits, sizes = np.bincount(members, weights=right), np.bincount(members)
+    if np.all(right) or not np.any(right): # nothing to draw: the exact binomial bound for as many pictures
+        far = .025 ** (1 / len(sizes))
+        return (far, 1.) if np.all(right) else (0., 1 - far)
     drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
     return tuple(float(bound) for bound in np.quantile(drawn @ hits / (drawn @ sizes), [.025, .975]))
 
@@ -502,7 +505,7 @@ def calibrate(
     config.novelty_threshold = float(np.quantile(scored.novelty, .99))
     return scored
 
-# %% ../nbs/03_train.ipynb #35cdf69c
+# %% ../nbs/03_train.ipynb #ca91f7c5
 @torch.inference_mode()
 def backbone_features(
     net: FruitNet, # whose backbone looks
@@ -514,7 +517,7 @@ def backbone_features(
     device = next(net.parameters()).device
     net.eval()
     rows = []
-    for images in tqdm(make_loader(Pixels(photos, net, store), 64), desc='features', unit='batch', delay=1, leave=False, disable=not progress):
+    for images in progress_bar(make_loader(Pixels(photos, net, store), 64), note='features', unit='batch', leave=False, show=progress):
         with autocast(device): rows.append(net.backbone(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(rows)
 

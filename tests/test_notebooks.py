@@ -37,7 +37,7 @@ def test_notebooks_are_clean(copy):
 
 
 def test_notebooks_run():
-    done = run('nbdev_test', '--n_workers', '2', '--timing', timeout=1500)
+    done = run('nbdev_test', '--n_workers', '2', '--timing', timeout=1500, env=dict(OMP_NUM_THREADS='1')) # two notebooks at a time, a core each
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
