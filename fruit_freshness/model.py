@@ -360,7 +360,7 @@ def answer(
     return Answers(F.softmax(logits.fruit.float() / net.config.fruit_temperature, dim=1),
                    F.softmax(logits.freshness.float() / net.config.freshness_temperature, dim=1), novelty(net, features))
 
-# %% ../nbs/02_model.ipynb #c7314c5f
+# %% ../nbs/02_model.ipynb #db426779
 def fit_novelty(
     net: FruitNet, # gets its basis and centres
     features: Tensor, # `(N, features)` of training photos
@@ -372,8 +372,8 @@ def fit_novelty(
     labels, places = classes.unique(return_inverse=True)
     means = torch.stack([features[classes == label].mean(0) for label in labels])
     directions = torch.linalg.svd(features - features.mean(0), full_matrices=False).Vh[:width].T
-    spread = ((features - means[places]) @ directions).std(0)
-    basis = (directions / spread.clamp(min=1e-3 * spread.max()))
+    spread = ((features - means[places]) @ directions).std(0, correction=0)
+    basis = directions / spread.clamp(min=max(1e-3 * float(spread.max()), 1e-6)) # a handful of photos may not spread at all
     net.novelty_basis, net.novelty_centres = (tensor.float().to(net.novelty_basis.device) for tensor in (basis, means @ basis))
 
 # %% ../nbs/02_model.ipynb #e15b0042

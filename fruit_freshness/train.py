@@ -594,7 +594,7 @@ def _begin_run(
         if changed: raise DataError(f"{out}: was begun with {', '.join(f'{name}={begun.get(name)}' for name in changed)}; resume it so, or choose another --out")
     with write_whole(record) as file: json.dump(facts, file, indent=1)
 
-# %% ../nbs/03_train.ipynb #0eeb685e
+# %% ../nbs/03_train.ipynb #52275771
 def _run_split(
     checked: Checked, # readable photos
     config: TrainConfig, # the recipe
@@ -608,6 +608,7 @@ def _run_split(
         if not config.copies: say("warning: copies were not looked for in the pixels (--no-copies); the validation figures may be inflated")
         for conflict in label_conflicts(grouping): say('label conflict: ' + ', '.join(f'{photo.path} is {photo.fruit} {photo.freshness}' for photo in conflict))
         split = split_photos(grouping, config.valid, config.seed)
+    if len(split.train) < 2: raise DataError(f"{len(split.train)} photo is left to train on; add photos of other pictures")
     audit_split(split)
     save_split(split, out/'split.csv')
     say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate")
