@@ -578,30 +578,28 @@ def prepare_photos(
         csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
     return checked, sorted({photo.fruit for photo in checked.photos})
 
-# %% ../nbs/03_train.ipynb #1530b10f
-def _begin_run(
-    config: TrainConfig, # the recipe
-    data: str, # as given
+# %% ../nbs/03_train.ipynb #96b82495
+def _check_run(
+    facts: dict, # data and recipe
     out: Path, # run folder
     resume: bool, # go on with what is there
 ) -> None:
-    "Claim a run folder; `DataError` if it holds another run, or the same one that nobody asked to resume"
-    record, facts = out/'run.json', dict(data=data, **asdict(config))
-    if record.exists():
-        begun = json.loads(record.read_text())
-        if not resume: raise DataError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
-        changed = [name for name in facts if name != 'epochs' and facts[name] != begun.get(name)]
-        if changed: raise DataError(f"{out}: was begun with {', '.join(f'{name}={begun.get(name)}' for name in changed)}; resume it so, or choose another --out")
-    with write_whole(record) as file: json.dump(facts, file, indent=1)
+    "`DataError` if the folder holds another run, or the same one that nobody asked to resume"
+    if not (out/'run.json').exists(): return
+    begun = json.loads((out/'run.json').read_text())
+    if not resume: raise DataError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
+    changed = [name for name in facts if name != 'epochs' and facts[name] != begun.get(name)]
+    if changed: raise DataError(f"{out}: was begun with {', '.join(f'{name}={begun.get(name)}' for name in changed)}; resume it so, or choose another --out")
 
-# %% ../nbs/03_train.ipynb #52275771
+# %% ../nbs/03_train.ipynb #6c8ff9a6
 def _run_split(
     checked: Checked, # readable photos
     config: TrainConfig, # the recipe
     out: Path, # run folder
+    known: bool, # take the split that is in the run folder, if there is one
 ) -> Split: # that of an earlier start of this run, or a new one
     "Split the photos by picture, tell what was found, prove it, and write split.csv"
-    if (out/'split.csv').exists(): split = load_split(out/'split.csv', checked.photos)
+    if known and (out/'split.csv').exists(): split = load_split(out/'split.csv', checked.photos)
     else:
         grouping = group_photos(checked.photos, copies=config.copies)
         say(grouping)
@@ -664,7 +662,7 @@ def metrics_table(
         lines += [f"  {name:<12}{'':>2}precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
     return '\n'.join(lines)
 
-# %% ../nbs/03_train.ipynb #f8bbdad4
+# %% ../nbs/03_train.ipynb #6afb2172
 @command
 def fruit_train(
     data: str='sample', # a folder of photos, 'sample', 'kaggle' or 'kaggle:owner/name'
@@ -682,12 +680,15 @@ def fruit_train(
     out, config = Path(out or time.strftime('runs/%Y%m%d-%H%M%S')), TrainConfig(backbone, weights, epochs, seed=seed, copies=copies)
     set_seed(seed)
     net = create_model(['?'], backbone, weights) # fails early, before photos are read, if there are no weights
-    accelerator = make_accelerator()
-    if accelerator.is_main_process: _begin_run(config, data, out, resume)
+    accelerator, facts = make_accelerator(), dict(data=data, **asdict(config))
+    _check_run(facts, out, resume)
     say(f"run folder {out}")
     with accelerator.main_process_first():
         checked, fruits = prepare_photos(data, out, net.config.normalisation.size)
-        split = _run_split(checked, config, out)
+        split = _run_split(checked, config, out, known=resume or not accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        with write_whole(out/'run.json') as file: json.dump(facts, file, indent=1)
     net = with_fruits(net, fruits, seed)
     say('{total:,} parameters, {trainable:,} of them learn, on {device}'.format(**count_parameters(net), device=accelerator.device))
     trainer = Trainer(net, split, config, out, checked.store)
