@@ -16,8 +16,8 @@ __all__ = ['METRICS', 'SAMPLE_COUNT', 'TrainConfig', 'EpochSampler', 'make_loade
            'Pixels', 'score_photos', 'accuracy_interval', 'calibration_error', 'coverage_risk', 'evaluate',
            'joint_confidence', 'show_confusion', 'show_mistakes', 'fit_temperature', 'at_temperature',
            'confidence_for_risk', 'calibrate', 'backbone_features', 'show_reliability', 'fetch_data', 'say',
-           'prepare_photos', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'fruit_train',
-           'with_fruits', 'fruit_evaluate']
+           'prepare_photos', 'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table',
+           'fruit_train', 'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
@@ -612,6 +612,26 @@ def _run_split(
     say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate")
     return split
 
+# %% ../nbs/03_train.ipynb #928eef6a
+def prepare_run(
+    config: TrainConfig, # the recipe
+    data: str, # as for `fetch_data`
+    out: Path, # run folder; gets set_aside.csv, split.csv and run.json
+    resume: bool, # go on with what is there
+    size: int, # pixels a side that the network wants
+) -> tuple[Checked, list[str], Split]: # readable photos, the fruit vocabulary, and who trains and who validates
+    "Everything that comes before the first epoch"
+    accelerator, facts = make_accelerator(), dict(data=data, **asdict(config))
+    _check_run(facts, out, resume)
+    say(f"run folder {out}")
+    with accelerator.main_process_first():
+        checked, fruits = prepare_photos(data, out, size)
+        split = _run_split(checked, config, out, known=resume or not accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        with write_whole(out/'run.json') as file: json.dump(facts, file, indent=1)
+    return checked, fruits, split
+
 # %% ../nbs/03_train.ipynb #26633aee
 def finish_run(
     net: FruitNet, # the best one
@@ -662,7 +682,7 @@ def metrics_table(
         lines += [f"  {name:<12}{'':>2}precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
     return '\n'.join(lines)
 
-# %% ../nbs/03_train.ipynb #6afb2172
+# %% ../nbs/03_train.ipynb #a5f7a422
 @command
 def fruit_train(
     data: str='sample', # a folder of photos, 'sample', 'kaggle' or 'kaggle:owner/name'
@@ -680,15 +700,8 @@ def fruit_train(
     out, config = Path(out or time.strftime('runs/%Y%m%d-%H%M%S')), TrainConfig(backbone, weights, epochs, seed=seed, copies=copies)
     set_seed(seed)
     net = create_model(['?'], backbone, weights) # fails early, before photos are read, if there are no weights
-    accelerator, facts = make_accelerator(), dict(data=data, **asdict(config))
-    _check_run(facts, out, resume)
-    say(f"run folder {out}")
-    with accelerator.main_process_first():
-        checked, fruits = prepare_photos(data, out, net.config.normalisation.size)
-        split = _run_split(checked, config, out, known=resume or not accelerator.is_main_process)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        with write_whole(out/'run.json') as file: json.dump(facts, file, indent=1)
+    accelerator = make_accelerator()
+    checked, fruits, split = prepare_run(config, data, out, resume, net.config.normalisation.size)
     net = with_fruits(net, fruits, seed)
     say('{total:,} parameters, {trainable:,} of them learn, on {device}'.format(**count_parameters(net), device=accelerator.device))
     trainer = Trainer(net, split, config, out, checked.store)
