@@ -4,13 +4,13 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import hashlib, io, json, os, re, sys, tempfile, time
+import hashlib, io, json, os, re, sys, tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, wraps
+from functools import lru_cache
 from pathlib import Path
 
 # %% auto #0

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json, os, sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% auto #0
@@ -20,7 +20,7 @@ __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'FetchError', 'plain_hos
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
-from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
+from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
                                   valid_transforms, write_whole, _name, _walk)
 from .model import FruitNet, answer, load_model, shipped_model
 

@@ -5,7 +5,7 @@
 # %% ../nbs/01_split.ipynb #3f8eb62c
 from __future__ import annotations
 import csv, hashlib, os, re, tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ __all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'resize_side', 
 
 # %% ../nbs/01_split.ipynb #61ef59b7
 import numpy as np
-from .data import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, Photo, PhotoError, PHOTO_ENDINGS, command, content_hash, find_photos,
+from .data import (DataError, FRESHNESS_COLOURS, FruitError, Photo, PhotoError, PHOTO_ENDINGS, command, content_hash, find_photos,
                                   load_photo, map_photos, progress_bar, show_photos, write_whole, _walk)
 
 # %% ../nbs/01_split.ipynb #22f244cf

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from .data import (Checked, DataError, FRESHNESS, Photo, PhotoDataset, PhotoStore, check_photos, command, draw_sample, download_photos, find_photos,
                                   load_photo, progress_bar, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
 from .split import Split, audit_split, group_photos, label_conflicts, load_split, save_split, show_split, split_photos
-from .model import (Answers, FruitNet, ModelError, answer, autocast, count_parameters, create_model, fast_dtype, fit_novelty, fold_frozen, load_model, WHEEL_BACKBONE,
+from .model import (FruitNet, ModelError, answer, autocast, count_parameters, create_model, fast_dtype, fit_novelty, fold_frozen, load_model, WHEEL_BACKBONE,
                                    multitask_loss, save_model, shipped_model, widen_depthwise)
 
 # %% ../nbs/03_train.ipynb #121a13d2
