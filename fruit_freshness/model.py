@@ -168,7 +168,7 @@ class FruitNet(nn.Module):
         self.config, self.backbone = config, backbone
         with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, *[config.normalisation.size] * 2)).shape[1]
         self.shared, self.fruit_head, self.freshness_head = shared_mlp(width), head(len(config.fruits)), head(len(config.freshness))
-        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # nothing is novel until `fit_novelty` says what is
+        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # every photo is as novel as any other until `fit_novelty` says what is known
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
@@ -326,9 +326,11 @@ class Answers(NamedTuple):
 def novelty(
     net: FruitNet, # whose backbone gave the features
     features: Tensor, # `(N, features)` of its backbone
-) -> Tensor: # `(N,) float32`, 0 until `fit_novelty`
-    "Distance to the nearest class centre in the whitened space of the features"
-    return torch.cdist(F.normalize(features.float(), dim=1) @ net.novelty_basis.float(), net.novelty_centres.float()).min(1).values
+) -> Tensor: # `(N,) float32`, 0 to 2; 1 for every photo until `fit_novelty`
+    "Distance to the nearest training photo, for features of length one; what lies outside the kept directions counts in full"
+    places = F.normalize(features.float(), dim=1) @ net.novelty_basis.float()
+    nearest = torch.cdist(places, net.novelty_centres.float()).min(1).values
+    return (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
 
 # %% ../nbs/02_model.ipynb #4bd19354
 def fast_dtype(
@@ -362,19 +364,14 @@ def answer(
 
 # %% ../nbs/02_model.ipynb #db426779
 def fit_novelty(
-    net: FruitNet, # gets its basis and centres
+    net: FruitNet, # gets its basis and what it remembers
     features: Tensor, # `(N, features)` of training photos
-    classes: Tensor, # `(N,) int64`: one class for each fruit and freshness
-    width: int=128, # directions kept
+    width: int=64, # directions kept
 ) -> None:
-    "Fit the space in which novelty is measured: the directions in which the photos differ most, each scaled so that photos of one class spread by one"
+    "Remember where training photos lie in the directions in which they differ most"
     features = F.normalize(features.double(), dim=1)
-    labels, places = classes.unique(return_inverse=True)
-    means = torch.stack([features[classes == label].mean(0) for label in labels])
-    directions = torch.linalg.svd(features - features.mean(0), full_matrices=False).Vh[:width].T
-    spread = ((features - means[places]) @ directions).std(0, correction=0)
-    basis = directions / spread.clamp(min=max(1e-3 * float(spread.max()), 1e-6)) # a handful of photos may not spread at all
-    net.novelty_basis, net.novelty_centres = (tensor.float().to(net.novelty_basis.device) for tensor in (basis, means @ basis))
+    basis = torch.linalg.svd(features, full_matrices=False).Vh[:width].T
+    net.novelty_basis, net.novelty_centres = (tensor.float().contiguous().to(net.novelty_basis.device) for tensor in (basis, features @ basis))
 
 # %% ../nbs/02_model.ipynb #e15b0042
 FORMAT = 1 # of the model folder; a larger one was written by a later release

@@ -493,9 +493,8 @@ def calibrate(
     "Fit temperatures, novelty and thresholds of a trained network"
     config = net.config
     config.fruit_temperature = config.freshness_temperature = 1.
-    classes = torch.tensor([2 * config.fruits.index(photo.fruit) + FRESHNESS.index(photo.freshness) for photo in split.train])
-    some = slice(None, None, max(1, len(split.train) // 1500)) # enough for the centres and the spread of each class
-    fit_novelty(net, backbone_features(net, split.train[some], store, progress), classes[some])
+    some = slice(None, None, max(1, len(split.train) // 1500)) # enough to be near every photo of a known kind
+    fit_novelty(net, backbone_features(net, split.train[some], store, progress))
     raw = score_photos(net, split.valid, split.groups('valid'), store, progress)
     config.fruit_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth)
     config.freshness_temperature = fit_temperature(raw.freshness_probs, raw.freshness_truth)
