@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import hashlib, io, json, os, re, sys, tempfile
+import base64, hashlib, io, json, os, re, sys, tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,8 @@ __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KIND
            'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups', 'draw_sample', 'load_photo',
            'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder', 'find_cached',
            'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos', 'write_whole',
-           'show_photos', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms', 'PhotoDataset',
-           'show_tensors']
+           'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms',
+           'PhotoDataset', 'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -1314,6 +1314,17 @@ def show_photos(
         if title: axis.set_title(title, fontsize=8)
     plt.close(figure)
     return figure
+
+# %% ../nbs/00_data.ipynb #6aca8f58
+def thumbnail(
+    photo: Image.Image, # RGB, any size
+    side: int=160, # pixels of the longest side of the copy
+) -> str: # `data:image/jpeg;base64,...`, a few kilobytes
+    "A small copy of a photo that HTML can carry"
+    small, stream = photo.copy(), io.BytesIO()
+    small.thumbnail((side, side))
+    Image.fromarray(np.asarray(small.convert('RGB'))).save(stream, 'JPEG', quality=80) # through an array: no EXIF goes along
+    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
 
 # %% ../nbs/00_data.ipynb #24f200ef
 FRESHNESS_COLOURS = dict(Fresh='#4c9f50', Rotten='#8a5a2b')
