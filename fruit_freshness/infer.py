@@ -13,7 +13,8 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'FetchError', 'plain_host', 'split_url', 'show_url', 'is_public',
            'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction', 'why_not',
-           'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'fruit_predict', 'thumbnail',
+           'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps', 'grad_cam',
+           'heat_maps', 'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict', 'thumbnail',
            'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
@@ -22,7 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
                                   valid_transforms, write_whole, _name, _walk)
-from .model import FruitNet, answer, load_model, shipped_model
+from .model import FruitNet, ModelError, answer, load_model, shipped_model
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
 import errno, ipaddress, queue, re, socket, threading, time
@@ -463,6 +464,129 @@ def show_predictions(
         axis.title.set_wrap(True)
     return figure
 
+# %% ../nbs/04_infer.ipynb #49363c8e
+def log_odds(
+    logits, # `(N, classes)` tensor of one head
+): # `(N,)` tensor: how much likelier the likeliest class is than all others together, in nats
+    "What speaks for the answer of a head"
+    if logits.shape[1] == 1: return logits[:, 0]
+    best = logits.argmax(1, keepdim=True)
+    return logits.gather(1, best)[:, 0] - logits.scatter(1, best, -np.inf).logsumexp(1)
+
+# %% ../nbs/04_infer.ipynb #1c4257e2
+def feature_maps(
+    net: FruitNet, # in eval mode
+    images, # `(N, 3, size, size) float32` tensor, normalised
+) -> tuple: # the logits of both heads, and the last maps at each of the last two resolutions, `(N, channels, height, width)`
+    "Answer photos and keep what was seen on the way"
+    import torch
+    from fruit_freshness.model import _blocks
+    maps = {} # the last one of each height stays
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1: maps[output.shape[2]] = output
+    hooks = [block.register_forward_hook(note) for _, block in _blocks(net.backbone)]
+    try:
+        with torch.enable_grad(): logits = net(images.clone().requires_grad_())
+    finally:
+        for hook in hooks: hook.remove()
+    if len(maps) < 2: raise ModelError(f"{net.config.backbone}: makes no maps of a photo, so where it looked can't be shown; use a convolutional backbone")
+    return logits, list(maps.values())[-2:]
+
+# %% ../nbs/04_infer.ipynb #b6af2a54
+def grad_cam(
+    answer, # `(N,)` tensor, what speaks for the answers
+    maps, # `(N, channels, height, width)` tensor that they were made of
+): # `(N, height, width)` tensor, 0..1, at least one field of each photo 1 unless nothing speaks for its answer
+    "Where the maps speak for the answers"
+    import torch
+    gradient, = torch.autograd.grad(answer.sum(), maps, retain_graph=True)
+    heat = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).clamp(min=0).detach()
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+def heat_maps(
+    net: FruitNet, # in eval mode
+    images, # `(N, 3, size, size) float32` tensor, normalised
+    side: int=224, # of the maps, pixels
+) -> tuple[np.ndarray, np.ndarray]: # for the fruit and for its freshness, `(N, side, side) float32`, 0..1
+    "Where each head found its answers: Grad-CAM at two resolutions"
+    from torch.nn.functional import interpolate
+    logits, (fine, coarse) = feature_maps(net, images)
+    def scaled(maps, size): return interpolate(maps[:, None], size=(size, size), mode='bilinear', align_corners=False)[:, 0]
+    def heat(head):
+        both = scaled(grad_cam(log_odds(head), coarse), fine.shape[2]) * grad_cam(log_odds(head), fine)
+        return scaled(both / both.amax((1, 2), keepdim=True).clamp(min=1e-12), side).cpu().numpy()
+    return heat(logits.fruit), heat(logits.freshness)
+
+# %% ../nbs/04_infer.ipynb #5e172e9d
+def overlay_heat(
+    photo:Image.Image, # RGB, any size
+    heat:np.ndarray,   # `(height, width)`, 0..1
+) -> Image.Image: # RGB, of the photo's size
+    "Grey where it is cold, glowing where it is hot."
+    import cv2
+    strength = cv2.resize(heat.astype(np.float32), photo.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    glow = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    grey = .75 * np.asarray(photo.convert('L'), np.float32)[..., None]
+    cover = .75 * np.sqrt(strength)[..., None]
+    return Image.fromarray((grey + (glow - grey) * cover).astype(np.uint8))
+
+# %% ../nbs/04_infer.ipynb #e6d02ebb
+@dataclass
+class Explanation:
+    "An answer and where it comes from"
+    prediction: Prediction # what is said of the photo
+    photo: Image.Image | None=None # RGB; None if it could not be read
+    fruit_heat: np.ndarray | None=None # `(224, 224) float32`, 0..1: where the fruit was seen
+    freshness_heat: np.ndarray | None=None # the same for its freshness
+
+@patch
+def explain(self: Predictor,
+    sources, # one photo, or a list: whatever `predict` takes
+    batch: int=16, # photos explained at once
+) -> Iterator[Explanation]: # one a photo, in order
+    "Answer photos and say where each answer comes from"
+    sources = expand_sources(sources if isinstance(sources, (list, tuple)) else [sources])
+    for start in range(0, len(sources), batch):
+        read = [read_source(source, self.allow_private) for source in sources[start:start + batch]]
+        explained = iter(self.explain_photos(*zip(*good)) if (good := [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]) else ())
+        yield from (Explanation(Prediction(name, error=str(photo))) if isinstance(photo, FruitError) else next(explained) for name, photo in read)
+
+@patch
+def explain_photos(self: Predictor,
+    photos: Sequence[Image.Image], # RGB
+    names: Sequence[str], # what each is called
+) -> list[Explanation]: # one a photo
+    "Explain a batch of photos that are loaded"
+    import torch
+    heats = heat_maps(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
+    return [Explanation(*parts) for parts in zip(self.predict_photos(photos, names), photos, *heats)]
+
+# %% ../nbs/04_infer.ipynb #f8aa318d
+def show_heat(
+    explanations: Sequence[Explanation], # of photos that could be read
+):  # the matplotlib figure: a row a photo
+    "Photos, and where their fruit and their freshness were seen"
+    pictures, titles = [], []
+    for e in explanations:
+        p = e.prediction
+        pictures += [e.photo, overlay_heat(e.photo, e.fruit_heat), overlay_heat(e.photo, e.freshness_heat)]
+        titles += [Path(p.source).name[:24], f'{p.fruit} {p.fruit_confidence:.0%}', f'{p.freshness} {p.freshness_confidence:.0%}']
+    return show_photos(pictures, titles, columns=3, size=2)
+
+# %% ../nbs/04_infer.ipynb #655aae7a
+def write_explanations(
+    folder: Path | str, # made if missing
+    explanations: Iterable[Explanation], # of `Predictor.explain`
+) -> list[Path]: # one PNG for each photo that could be read, numbered in the order of the photos
+    "Keep where the answers come from as pictures"
+    written = []
+    for number, explanation in enumerate(explanations, 1):
+        if explanation.prediction.error: continue
+        stem = re.sub(r'[^\w.-]+', '_', Path(urlsplit(explanation.prediction.source).path).stem)[:60]
+        written.append(Path(folder)/f'{number:04d}_{stem}.png')
+        with write_whole(written[-1], 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
+    return written
+
 # %% ../nbs/04_infer.ipynb #256a9141
 from fastcore.script import Param
 
@@ -471,16 +595,18 @@ def fruit_predict(
     sources: Param("photos, folders or addresses", str, nargs='+'), # what to answer
     model: str=None, # model folder; the shipped one by default
     picture: str=None, # draw photos and answers into this PNG file
+    explain: str=None, # folder for a picture of each photo with where its answers come from
 ) -> list[Prediction]: # one a photo
     "What fruit is it, and is it fresh? One JSON object a line; exit status 1 if a source could not be read"
-    predictions = []
-    for prediction in Predictor(model).stream(sources, progress=True):
+    predictor, predictions = Predictor(model), []
+    for prediction in predictor.stream(sources, progress=True):
         print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
         if prediction.error: tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
         predictions.append(prediction)
     drawn = [prediction for prediction in predictions if not prediction.error and '://' not in prediction.source][:24]
     if picture and drawn:
         with write_whole(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
+    if explain: write_explanations(explain, predictor.explain(sources))
     return predictions
 
 # %% ../nbs/04_infer.ipynb #7d639a2b
