@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['Steady']
+__all__ = ['Steady', 'open_video', 'read_frames', 'draw_answer', 'show_frame', 'record', 'fruit_webcam']
 
 # %% ../../nbs/apps/webcam.ipynb #5d03bc4a
 import cv2
@@ -59,3 +59,100 @@ def update(self: Steady,
     accepted, _ = self.vote('accepted', prediction.accepted, 1., weight)
     reason = None if accepted else prediction.reason or "not sure: the picture changes"
     return replace(prediction, fruit=fruit, freshness=freshness, fruit_confidence=round(fruit_confidence, 4), freshness_confidence=round(freshness_confidence, 4), accepted=accepted, reason=reason)
+
+# %% ../../nbs/apps/webcam.ipynb #43a0d377
+@contextmanager
+def open_video(
+    source: str, # number of a camera, or a video file
+):  # `cv2.VideoCapture`
+    "A camera or a video file, closed at the end"
+    if not source.isdecimal() and not Path(source).is_file(): raise FruitError(f"{source}: no such video file; give a file, or 0 for the first camera")
+    cv2.setLogLevel(0) # what goes wrong is said here
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    try:
+        if not capture.isOpened():
+            raise FruitError(f"camera {source}: can't be opened; is it plugged in, and used by no other program?" if source.isdecimal() else f"{source}: not a video that can be read; convert it to MP4")
+        yield capture
+    finally: capture.release()
+
+def read_frames(
+    capture, # of `open_video`
+    is_camera: bool, # its time is the clock's
+) -> Iterator[tuple[float, np.ndarray]]: # seconds since the start, and `(height, width, 3) uint8` BGR
+    "The frames of a camera or a video, until there are no more"
+    rate, begin, number = capture.get(cv2.CAP_PROP_FPS) or 25., time.monotonic(), 0
+    while True:
+        there, frame = capture.read()
+        if not there: return
+        yield (time.monotonic() - begin if is_camera else number / rate), frame
+        number += 1
+
+# %% ../../nbs/apps/webcam.ipynb #f1cfb1d0
+def draw_answer(
+    frame: np.ndarray, # `(height, width, 3) uint8` BGR, changed
+    prediction: Prediction, # steady
+) -> None:
+    "Write an answer over a frame"
+    height, width = frame.shape[:2]
+    scale = max(min(height, width) / 480, .5)
+    line = round(34 * scale)
+    colour = {'Fresh': (110, 200, 120), 'Rotten': (80, 150, 210)}[prediction.freshness] if prediction.accepted else (77, 176, 234)
+    words = f'{prediction.fruit}, {prediction.freshness.lower()}' if prediction.accepted else (prediction.reason or 'not sure').partition(':')[0]
+    bottom = frame[-round(2.6 * line):]
+    bottom[:] = bottom // 3
+    cv2.putText(frame, words, (line // 2, height - round(1.5 * line)), cv2.FONT_HERSHEY_SIMPLEX, .9 * scale, colour, max(1, round(2 * scale)), cv2.LINE_AA)
+    for number, (label, share) in enumerate(((prediction.fruit, prediction.fruit_confidence), (prediction.freshness, prediction.freshness_confidence))):
+        left, top = line // 2 + number * width // 2, height - round(.45 * line)
+        cv2.putText(frame, f'{label} {share:.0%}', (left, top - line // 5), cv2.FONT_HERSHEY_SIMPLEX, .45 * scale, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA)
+        cv2.rectangle(frame, (left, top), (left + round(share * (width // 2 - line)), top + line // 5), colour, -1)
+
+# %% ../../nbs/apps/webcam.ipynb #ab8eb1d4
+def show_frame(
+    frame: np.ndarray, # `(height, width, 3) uint8` BGR
+) -> bool: # whether q was pressed
+    "Show a frame where windows can be opened"
+    try:
+        cv2.imshow('fruit_webcam: q ends', frame)
+        return cv2.waitKey(1) & 0xff == ord('q')
+    except cv2.error: return False # a build of OpenCV without windows
+
+@contextmanager
+def record(
+    out: str|None, # video file; None: nothing is recorded
+    rate: float, # frames a second
+):  # what takes a frame
+    "Write frames into a video file"
+    writer = None
+    def write(frame):
+        nonlocal writer
+        if not out: return
+        if writer is None:
+            writer = cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*('MJPG' if out.lower().endswith('.avi') else 'mp4v')), rate, frame.shape[1::-1])
+            if not writer.isOpened(): raise FruitError(f"{out}: can't be written; give a name that ends in .mp4 or .avi, in a folder that is there")
+        writer.write(frame)
+    try: yield write
+    finally:
+        if writer: writer.release()
+
+# %% ../../nbs/apps/webcam.ipynb #1a7db885
+@command
+def fruit_webcam(
+    source: str='0', # number of a camera, or a video file
+    out: str=None, # video file for the frames with their answers
+    model: str=None, # model folder; the shipped one by default
+) -> None:
+    "Answer a camera or a video frame by frame; one JSON object a frame, q or Ctrl-C ends"
+    predictor, steady, is_camera, frames = Predictor(model), Steady(), source.isdecimal(), 0
+    with open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
+        try:
+            for seconds, frame in read_frames(capture, is_camera):
+                answer = predictor.predict_photos([Image.fromarray(frame[..., ::-1])], [source])[0]
+                answer = steady.update(answer, seconds)
+                print(json.dumps(dict(frame=frames, seconds=round(seconds, 3), **asdict(answer)), ensure_ascii=False), flush=True)
+                draw_answer(frame, answer)
+                write(frame)
+                frames += 1
+                if show_frame(frame): return
+        except KeyboardInterrupt: return print(f'fruit_webcam: stopped after {frames} frames', file=sys.stderr)
+    if is_camera: raise FruitError(f"camera {source}: gave no more pictures after {frames} frames; was it unplugged?" + (f" What was recorded is in {out}." if out and frames else ''))
+    if not frames: raise FruitError(f"{source}: has no frames; convert it to MP4")
