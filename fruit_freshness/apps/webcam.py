@@ -67,7 +67,7 @@ def open_video(
 ):  # `cv2.VideoCapture`
     "A camera or a video file, closed at the end"
     if not source.isdecimal() and not Path(source).is_file(): raise FruitError(f"{source}: no such video file; give a file, or 0 for the first camera")
-    cv2.setLogLevel(0) # what goes wrong is said here
+    cv2.utils.logging.setLogLevel(0) # what goes wrong is said here
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     try:
         if not capture.isOpened():
