@@ -228,6 +228,23 @@ def test_example(page):
     page.page.get_by_role('button', name='Show an example').click()
     check_answer(page.card('a drawn rotten apple'))
 
+def test_heat_and_table(page, photos):
+    "With the toggle on, a card shows where the answers come from; all answers so far can be copied or saved"
+    folder, _ = photos
+    toggle = page.page.get_by_role('button', name='Show where it looks')
+    toggle.click()
+    page.upload(folder/'apple.jpg')
+    page.page.locator('.fruit-card .fruit-heat img').nth(1).wait_for()
+    page.rest()
+    assert page.cards.first.locator('.fruit-heat img').evaluate_all('images => images.length === 2 && images.every(image => image.complete && image.naturalWidth > 50)')
+    page.shot('6-heat')
+    toggle.click()
+    page.page.get_by_role('button', name='Table').click()
+    page.page.get_by_role('link', name='save answers.csv').wait_for()
+    lines = page.page.get_by_label('Answers').input_value().splitlines()
+    assert lines[0].startswith('source,fruit,freshness') and len(lines) == 1 + page.cards.count() and 'apple.jpg' in lines[-1]
+    page.shot('7-table')
+
 def test_uploads_are_not_saved(page, photos):
     "The saved notebook holds the widgets, but of the uploads only small copies."
     _, contents = photos
