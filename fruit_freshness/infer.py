@@ -683,7 +683,7 @@ CARD_STYLE = '''<style>
 .fruit-card img, .fruit-blank {width: min(104px, 30%); aspect-ratio: 1; height: auto; align-self: start; object-fit: cover; border-radius: 6px; flex: none; margin: 0}
 .fruit-blank {background: var(--jp-layout-color2, #8883); display: grid; place-items: center; font-size: 36px; color: var(--jp-ui-font-color2, inherit)}
 .fruit-text {min-width: 0; flex: 1} .fruit-text p {margin: 0 0 4px; overflow-wrap: anywhere}
-.fruit-source {font-size: 12px; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
+.fruit-source {font-size: 12px; color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden}
 .fruit-headline {font-size: 17px; font-weight: 600; margin: 1px 0 4px}
 .fruit-row {display: flex; justify-content: space-between; font-size: 13px}
 .fruit-bar {height: 6px; border-radius: 3px; background: var(--jp-layout-color3, #8884); margin: 2px 0 6px; overflow: hidden}

@@ -96,7 +96,7 @@ def quantise(
         plain, ready, small = (Path(folder)/f'{name}.onnx' for name in ('plain', 'ready', 'small'))
         plain.write_bytes(content)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        quantize_static(ready, small, Reader(), per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8, op_types_to_quantize=['Conv'])
+        quantize_static(ready, small, Reader(), per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8, op_types_to_quantize=['Conv'])
         model = onnx.load(small)
         onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(plain).metadata_props})
         return model.SerializeToString()
