@@ -15,12 +15,12 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
-           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'progress_bar', 'Drawing',
-           'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups', 'draw_sample', 'load_photo',
-           'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder', 'find_cached',
-           'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos', 'write_whole',
-           'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms',
-           'PhotoDataset', 'show_tensors']
+           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'need_extra',
+           'progress_bar', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
+           'draw_sample', 'load_photo', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder',
+           'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos',
+           'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms',
+           'train_transforms', 'PhotoDataset', 'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -71,6 +71,16 @@ def command(
         return failed
     function.main = main
     return function
+
+# %% ../nbs/00_data.ipynb #4c975599
+def need_extra(
+    extra: str, # name of the group of packages, as in `pip install 'fruit_freshness[serve]'`
+    *modules: str, # that must be there
+) -> None:
+    "`FruitError` names the extra to install if one of its modules is missing"
+    from importlib.util import find_spec
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing: raise FruitError(f"{', '.join(missing)}: not installed; run: pip install 'fruit_freshness[{extra}]'")
 
 # %% ../nbs/00_data.ipynb #22c23df7
 def progress_bar(
