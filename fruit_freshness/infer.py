@@ -15,15 +15,15 @@ __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError',
            'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
            'why_not', 'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps',
            'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict',
-           'thumbnail', 'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget', 'FoundPhoto',
-           'find_commons', 'answers_csv']
+           'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget', 'FoundPhoto', 'find_commons',
+           'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
-                                  valid_transforms, write_whole, _name, _walk)
+                                  thumbnail, valid_transforms, write_whole, _name, _walk)
 from .model import FruitNet, ModelError, answer, load_model, shipped_model
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
@@ -613,17 +613,6 @@ def fruit_predict(
 # %% ../nbs/04_infer.ipynb #7d639a2b
 import asyncio, base64, html, io, random
 from functools import partial
-
-# %% ../nbs/04_infer.ipynb #c2b747d9
-def thumbnail(
-    photo:Image.Image, # RGB, any size
-    side:int=160,      # longest side of the copy, in pixels
-) -> str: # `data:image/jpeg;base64,...`, a few kilobytes
-    "A small copy of a photo that HTML can carry."
-    small, stream = photo.copy(), io.BytesIO()
-    small.thumbnail((side, side))
-    Image.fromarray(np.asarray(small.convert('RGB'))).save(stream, 'JPEG', quality=80)
-    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
 
 # %% ../nbs/04_infer.ipynb #fe227e1d
 def confidence_bar(

@@ -20,8 +20,8 @@ from fastcore.basics import patch
 from PIL import Image
 from .. import __version__
 from .webcam import Steady
-from ..data import FORMATS, FruitError, PhotoError, command, load_photo, need_extra
-from ..infer import Explanation, Prediction, Predictor, fetch_photo, overlay_heat, show_url, thumbnail
+from ..data import FORMATS, FruitError, PhotoError, command, load_photo, need_extra, thumbnail
+from ..infer import Explanation, Prediction, Predictor, fetch_photo, overlay_heat, show_url
 
 # %% ../../nbs/apps/serve.ipynb #7f6d8a47
 class Batcher:
