@@ -386,7 +386,9 @@ class Graph:
         import onnxruntime
         facts = json.loads((folder/'config.json').read_text(encoding='utf-8'))
         self.config = SimpleNamespace(**{**facts, 'normalisation': Normalisation(**facts['normalisation'])})
-        self.session = onnxruntime.InferenceSession(folder/'graph.onnx', providers=['CPUExecutionProvider'])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads don't keep a core busy while photos are decoded there
+        self.session = onnxruntime.InferenceSession(folder/'graph.onnx', options, providers=['CPUExecutionProvider'])
         made_for = self.session.get_modelmeta().custom_metadata_map.get('weights_sha256')
         if not made_for == facts['weights_sha256'] == content_hash(folder/'model.safetensors'): raise ValueError("made for other weights")
 

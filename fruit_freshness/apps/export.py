@@ -62,7 +62,7 @@ def trace(
     fuse: bool=True, # BatchNorm into its convolution; False: the weights stay as they are
 ): # `onnx.ModelProto` for any number of photos
     "What a network computes, step by step"
-    need_extra('onnx', 'onnx', 'onnxscript', 'onnxruntime')
+    need_extra('onnx', 'onnx', 'onnxscript')
     size, log = module.net.config.normalisation.size, io.StringIO()
     with redirect_stdout(log), torch.no_grad(), patch.object(torch, 'cdist', _distances):
         model = torch.onnx.export(module.eval(), (torch.zeros(2, 3, size, size),), dynamo=True, verbose=False, optimize=fuse, input_names=['images'],
