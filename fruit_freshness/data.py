@@ -17,10 +17,10 @@ from pathlib import Path
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
            'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'need_extra',
            'progress_bar', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
-           'draw_sample', 'load_photo', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder',
-           'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos',
-           'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms',
-           'train_transforms', 'PhotoDataset', 'show_tensors']
+           'draw_sample', 'load_photo', 'shrink', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos',
+           'kaggle_folder', 'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked',
+           'check_photos', 'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation',
+           'valid_transforms', 'train_transforms', 'PhotoDataset', 'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -1003,11 +1003,13 @@ def _check_size(
 def _decode(
     source: Path | str | io.BytesIO, # a path or an open file
     name: str, # how a message calls it
+    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright
     "Decode the first frame of an image file"
     try:
         with Image.open(source, formats=FORMATS) as image:
             _check_size(image, name)
+            if side: image.draft(None, (2 * side, 2 * side))
             return _upright_rgb(image)
     except FruitError: raise
     except FileNotFoundError: raise PhotoError(f"{name}: no such file; check the spelling") from None
@@ -1020,6 +1022,7 @@ def _decode(
 # %% ../nbs/00_data.ipynb #22136303
 def load_photo(
     source: Path | str | bytes | io.BytesIO | Image.Image | np.ndarray, # an array is (height, width[, 3 or 4]) uint8
+    side: int | None=None, # of the square that it will be shrunk to, pixels: a large JPEG is decoded no finer than that needs; None: keep every pixel
 ) -> Image.Image: # RGB, upright, transparency on white
     "The photo that `source` holds, as a person would see it; `PhotoError` if it can't be shown"
     name = _name(source)
@@ -1032,7 +1035,15 @@ def load_photo(
     if isinstance(source, (bytes, bytearray)): source = io.BytesIO(source)
     if isinstance(source, io.BytesIO) and not source.getbuffer().nbytes or isinstance(source, (str, Path)) and os.path.isfile(source) and not os.path.getsize(source):
         raise PhotoError(f"{name}: an empty file; copy or download it again")
-    return _decode(source, name)
+    return _decode(source, name, side)
+
+# %% ../nbs/00_data.ipynb #995d513f
+def shrink(
+    photo: Image.Image, # RGB, any size
+    side: int, # pixels a side
+) -> Image.Image: # RGB, `side` x `side`
+    "A photo as the network sees it: a square, whatever its shape was"
+    return photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2)
 
 # %% ../nbs/00_data.ipynb #33281889
 _freshness_words = {word: state for state, words in dict(
@@ -1236,7 +1247,7 @@ class PhotoStore:
     ) -> None:
         "Keep `image`, resized to a square as the network sees it"
         row = self.rows.setdefault(path, len(self.rows))
-        self.pixels[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, reducing_gap=2))
+        self.pixels[row] = np.asarray(shrink(image, self.size))
 
     def __getitem__(self, path): return self.pixels[self.rows[path]]
     def __contains__(self, path): return path in self.rows
@@ -1280,7 +1291,7 @@ def check_photos(
     "Decode every photo once; one that can't be shown is set aside with its reason and never stops the others"
     store = PhotoStore(size, len(photos)) if size else None
     def check(photo):
-        try: image = load_photo(photo.path)
+        try: image = load_photo(photo.path, size)
         except PhotoError as error: return str(error)
         if store: store.add(photo.path, image)
     reasons = map_photos(check, photos, 'checking photos', progress)

@@ -4,27 +4,30 @@
 
 # %% ../nbs/04_infer.ipynb #d94b34a8
 from __future__ import annotations
-import json, os, sys
+import json, logging, os, sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 # %% auto #0
 __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'split_url', 'show_url',
            'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
-           'why_not', 'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps',
-           'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict',
-           'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget', 'FoundPhoto', 'find_commons',
-           'answers_csv']
+           'why_not', 'expand_sources', 'read_source', 'Graph', 'open_graph', 'Predictor', 'show_predictions',
+           'log_odds', 'feature_maps', 'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat',
+           'write_explanations', 'fruit_predict', 'confidence_bar', 'card_words', 'card_html', 'take_uploads',
+           'FruitWidget', 'FoundPhoto', 'find_commons', 'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
-from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
-                                  thumbnail, valid_transforms, write_whole, _name, _walk)
-from .model import FruitNet, ModelError, answer, load_model, shipped_model
+from .data import (DataError, FRESHNESS_COLOURS, FruitError, Normalisation, PHOTO_ENDINGS, PhotoError, command, content_hash, draw_photo, load_photo,
+                                  progress_bar, show_photos, shrink, thumbnail, write_whole, _name, _walk)
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
 import errno, ipaddress, queue, re, socket, threading, time
@@ -365,41 +368,102 @@ def expand_sources(
 def read_source(
     source, # path, address, bytes, pillow image or array
     allow_private: bool=False, # fetch from private and local addresses, too
+    side: int | None=None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo or what is wrong with it
     "Load one photo from wherever it is; an error is returned, not raised"
     try:
         if isinstance(source, str) and '://' in source[:12]: return show_url(source), load_photo(fetch_photo(source, allow_private=allow_private))
         if isinstance(source, (str, Path)) and os.path.isdir(source): raise DataError(f"{source}: no photo in this folder; looked for {' '.join(PHOTO_ENDINGS)}")
-        return _name(source), load_photo(source)
+        return _name(source), load_photo(source, side)
     except FruitError as error: return _name(source), error
+
+# %% ../nbs/04_infer.ipynb #21534158
+class Graph:
+    "A model folder's network in ONNX Runtime"
+    def __init__(self,
+        folder: Path, # with config.json, model.safetensors and graph.onnx
+    ):
+        import onnxruntime
+        facts = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+        self.config = SimpleNamespace(**{**facts, 'normalisation': Normalisation(**facts['normalisation'])})
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads don't keep a core busy while photos are decoded there
+        self.session = onnxruntime.InferenceSession(folder/'graph.onnx', options, providers=['CPUExecutionProvider'])
+        made_for = self.session.get_modelmeta().custom_metadata_map.get('weights_sha256')
+        if not made_for == facts['weights_sha256'] == content_hash(folder/'model.safetensors'): raise ValueError("made for other weights")
+
+    def __call__(self,
+        images: np.ndarray, # `(N, 3, size, size) float32`, normalised
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # as `answer` gives them: probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
+        fruit, freshness, novelty = self.session.run(None, {'images': images})
+        def softmax(logits): return (odds := np.exp(logits - logits.max(1, keepdims=True))) / odds.sum(1, keepdims=True)
+        return softmax(fruit / self.config.fruit_temperature), softmax(freshness / self.config.freshness_temperature), novelty
+
+# %% ../nbs/04_infer.ipynb #918d216f
+def open_graph(
+    folder: Path, # of a model
+) -> Graph | None: # None: let torch do it
+    "The graph of a model folder, if it has one that fits and ONNX Runtime is installed"
+    if not (folder/'graph.onnx').is_file() or not find_spec('onnxruntime'): return None
+    try: return Graph(folder)
+    except Exception as error: # ONNX Runtime has a dozen; whatever is wrong with the folder, `load_model` finds words for
+        logging.getLogger(__name__).warning("%s: not used (%s); make it anew with fruit_export --graph", folder/'graph.onnx', str(error).partition('\n')[0])
 
 # %% ../nbs/04_infer.ipynb #b7e470c3
 class Predictor:
     "Answers what fruit a photo shows and whether it is fresh"
     def __init__(self,
         model: Path | str | FruitNet | None=None, # model folder or network; the shipped one by default
-        device: str | None=None, # e.g. 'cuda'; the fastest there is by default
+        device: str | None=None, # where torch computes, e.g. 'cuda'; by default torch isn't asked if the folder has a graph, else the fastest there is
         allow_private: bool=False, # fetch photos from private and local addresses, too
     ):
+        self.model, self.allow_private = model, allow_private
+        folder = str(files('fruit_freshness')/'shipped') if model is None else model
+        self.graph = open_graph(Path(folder)) if device is None and isinstance(folder, (str, Path)) else None
+        if not (device or self.graph):
+            import torch
+            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        self.device = device or 'cpu'
+        self.config = (self.graph or self.net).config
+
+    @cached_property
+    def net(self) -> FruitNet: # loaded when it is first asked for
         import torch
-        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.net = (model if isinstance(model, FruitNet) else load_model(model or shipped_model())).eval().to(device, memory_format=torch.channels_last)
-        self.transform, self.device, self.allow_private = valid_transforms(self.net.config.normalisation), device, allow_private
+        from fruit_freshness.model import FruitNet, load_model, shipped_model
+        net = self.model if isinstance(self.model, FruitNet) else load_model(self.model or shipped_model())
+        return net.eval().to(self.device, memory_format=torch.channels_last)
 
     @property
-    def fruits(self) -> list[str]: return self.net.config.fruits
+    def fruits(self) -> list[str]: return self.config.fruits
 
-    def tensor(self,
-        photo: Image.Image, # RGB
-    ): # `(3, size, size) float32`
-        "What the network gets to see of a photo"
-        import torch
-        size = self.net.config.normalisation.size
-        pixels = np.array(photo.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2))
-        return self.transform(torch.from_numpy(pixels).permute(2, 0, 1))
+# %% ../nbs/04_infer.ipynb #2c7c9643
+@patch
+def prepare(self: Predictor,
+    photo: Image.Image, # RGB
+) -> np.ndarray: # `(3, size, size) float32`
+    "What the network gets to see of a photo"
+    wanted = self.config.normalisation
+    pixels = np.asarray(shrink(photo, wanted.size), np.float32) / 255
+    return ((pixels - np.float32(wanted.mean)) / np.float32(wanted.std)).transpose(2, 0, 1)
+
+@patch
+def tensor(self: Predictor,
+    photo: Image.Image, # RGB
+): # `(3, size, size) float32`
+    "The same as a tensor"
+    import torch
+    return torch.from_numpy(self.prepare(photo))
 
 # %% ../nbs/04_infer.ipynb #5db2e1de
-from fastcore.basics import patch
+@patch
+def answer(self: Predictor,
+    images: np.ndarray, # `(N, 3, size, size) float32`, normalised
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
+    "Ask the graph, or else torch"
+    if self.graph: return self.graph(images)
+    import torch
+    from fruit_freshness.model import answer
+    return tuple(part.cpu().numpy() for part in answer(self.net, torch.from_numpy(images).to(self.device)))
 
 @patch
 def predict_photos(self: Predictor,
@@ -407,11 +471,8 @@ def predict_photos(self: Predictor,
     names: Sequence[str], # what each is called
 ) -> list[Prediction]: # one a photo
     "Answer a batch of photos that are loaded"
-    import torch
-    config = self.net.config
-    answers = answer(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
-    fruit, freshness, novelty = (part.cpu().numpy() for part in answers)
-    predictions = []
+    config, predictions = self.config, []
+    fruit, freshness, novelty = self.answer(np.stack([self.prepare(photo) for photo in photos]))
     for name, f, s, n in zip(names, fruit, freshness, novelty / (config.novelty_threshold or np.inf)):
         reason = why_not(config.fruits, f, s, float(n), config.confidence_threshold)
         predictions.append(Prediction(name, config.fruits[f.argmax()], config.freshness[s.argmax()], round(float(f.max()), 4), round(float(s.max()), 4),
@@ -419,6 +480,15 @@ def predict_photos(self: Predictor,
     return predictions
 
 # %% ../nbs/04_infer.ipynb #1432e229
+@patch
+def read(self: Predictor,
+    source, # path, address, bytes, pillow image or array
+) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo as the network sees it or what is wrong with it
+    "Load one photo and keep only what is needed of it"
+    side = self.config.normalisation.size
+    name, photo = read_source(source, self.allow_private, side)
+    return name, photo if isinstance(photo, FruitError) else shrink(photo, side)
+
 @patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
@@ -428,12 +498,12 @@ def stream(self: Predictor,
     "Answer photos as they come, loading the next ones meanwhile"
     photos = expand_sources(sources)
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-    pending = [pool.submit(read_source, source, self.allow_private) for source in photos[:2 * batch]]
+    pending = [pool.submit(self.read, source) for source in photos[:2 * batch]]
     try:
         with progress_bar(total=len(photos), note='answering', unit='photo', show=progress) as bar:
             for start in range(0, len(photos), batch):
                 read = [future.result() for future in pending[:batch]]
-                pending = pending[batch:] + [pool.submit(read_source, source, self.allow_private) for source in photos[start + 2 * batch:start + 3 * batch]]
+                pending = pending[batch:] + [pool.submit(self.read, source) for source in photos[start + 2 * batch:start + 3 * batch]]
                 good = [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]
                 answered = iter(self.predict_photos(*zip(*good)) if good else ())
                 yield from (Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(answered) for name, photo in read)
@@ -481,7 +551,7 @@ def feature_maps(
 ) -> tuple: # the logits of both heads, and the last maps at each of the last two resolutions, `(N, channels, height, width)`
     "Answer photos and keep what was seen on the way"
     import torch
-    from fruit_freshness.model import _blocks
+    from fruit_freshness.model import ModelError, _blocks
     maps = {} # the last one of each height stays
     def note(module, inputs, output):
         if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1: maps[output.shape[2]] = output
