@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import Tensor, nn
 
+from fruit_freshness.apps.export import write_graph
 from fruit_freshness.data import FRESHNESS, Photo, PhotoStore, check_photos, find_photos, progress_bar
 from fruit_freshness.data import _background, _cloud
 from fruit_freshness.model import FruitNet, load_model, save_model
 from fruit_freshness.split import Split, load_split
-from fruit_freshness.train import Scored, at_temperature, calibrate, evaluate, fit_temperature, metrics_table
+from fruit_freshness.train import calibrate, crossfit, metrics_table, report
 
 FAMILIES = dict(light=.36, ground=.36, mild=.1, hue=.1, decay=.08) # kinds of views and how often each is drawn
 SIDE = 224 # pixels of a view
@@ -218,18 +219,6 @@ def harden(
     net.load_state_dict({name: value.lerp(after[name], .5) if value.is_floating_point() else value for name, value in before.items()})
     return net.eval()
 
-def crossfitted(
-    scored: Scored, # calibrated answers to validation photos
-    folds: int=5, # of pictures
-) -> Scored: # the same, each photo's temperatures fitted on the other folds
-    "What calibration is worth on photos that had no part in it"
-    fold, fruit, freshness = np.unique(scored.groups, return_inverse=True)[1] % folds, scored.fruit_probs.copy(), scored.freshness_probs.copy()
-    for number in range(folds):
-        ours = fold == number
-        for probs, given, truth in ((fruit, scored.fruit_probs, scored.fruit_truth), (freshness, scored.freshness_probs, scored.freshness_truth)):
-            probs[ours] = at_temperature(given[ours], fit_temperature(given[~ours], truth[~ours]))
-    return replace(scored, fruit_probs=fruit, freshness_probs=freshness)
-
 def finish(
     net: FruitNet, # hardened
     split: Split, # the one it was trained with
@@ -238,10 +227,13 @@ def finish(
     out: Path | str, # model folder
 ) -> dict: # the metrics
     "Calibrate, evaluate and save"
-    net.config.metrics = metrics = evaluate(crossfitted(calibrate(net, split, store)))
+    raw = calibrate(net, split, store)
+    scored, given = crossfit(raw)
+    net.config.metrics = metrics = report(raw, scored, given & (raw.novelty <= net.config.novelty_threshold))
     net.config.training.update(data=sources, hardened='on views in other light, with other backgrounds and with painted decay; weights averaged over the steps and with those before',
-                               labels='photos named RottenStrawberry count as rotten in whatever folder they lie', temperatures='for these figures, fitted on other pictures than those that they are applied to')
+                               labels='photos named RottenStrawberry count as rotten in whatever folder they lie')
     save_model(net, out, half=True)
+    write_graph(out)
     return metrics
 
 @call_parse
