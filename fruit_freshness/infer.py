@@ -665,11 +665,12 @@ from fastcore.script import Param
 def fruit_predict(
     sources: Param("photos, folders or addresses", str, nargs='+'), # what to answer
     model: str=None, # model folder; the shipped one by default
+    device: str=None, # where torch computes, e.g. cuda; by default ONNX Runtime answers on the processor, if the model folder has a graph
     picture: str=None, # draw photos and answers into this PNG file
     explain: str=None, # folder for a picture of each photo with where its answers come from
 ) -> list[Prediction]: # one a photo
     "What fruit is it, and is it fresh? One JSON object a line; exit status 1 if a source could not be read"
-    predictor, predictions = Predictor(model), []
+    predictor, predictions = Predictor(model, device), []
     for prediction in predictor.stream(sources, progress=True):
         print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
         if prediction.error: tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
