@@ -979,10 +979,10 @@ def _upright_rgb(
     image: Image.Image, # as decoded, any mode
 ) -> Image.Image: # mode RGB, turned as its EXIF flag says
     "What a viewer would show of `image`"
-    try: image = ImageOps.exif_transpose(image)
-    except Exception: pass # a damaged EXIF block says nothing about the orientation; the pixels are fine
+    try: image = ImageOps.exif_transpose(image) # a copy in any case
+    except Exception: image = image.copy() # a damaged EXIF block says nothing about the orientation; the pixels are fine
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'): image = _to_8bit(image)
-    return _on_white(image) if image.has_transparency_data else image.convert('RGB')
+    return _on_white(image) if image.has_transparency_data else image if image.mode == 'RGB' else image.convert('RGB')
 
 # %% ../nbs/00_data.ipynb #bf41755b
 def _name(source) -> str:
