@@ -7,6 +7,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('serve', 'onnx')}
 
 setup(
     name=cfg['lib_name'],
@@ -21,9 +22,9 @@ setup(
     license='Apache-2.0',
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['shipped/*']},
+    package_data={cfg['lib_path']: ['shipped/*', 'apps/*.html']},
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={**extras, 'dev': [*cfg['dev_requirements'].split(), *sum(extras.values(), [])]},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import hashlib, io, json, os, re, sys, tempfile
+import base64, hashlib, io, json, os, re, sys, tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +15,12 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
-           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'progress_bar', 'Drawing',
-           'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups', 'draw_sample', 'load_photo',
-           'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder', 'find_cached',
-           'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos', 'write_whole',
-           'show_photos', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms', 'PhotoDataset',
-           'show_tensors']
+           'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'need_extra',
+           'progress_bar', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
+           'draw_sample', 'load_photo', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder',
+           'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos',
+           'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms',
+           'train_transforms', 'PhotoDataset', 'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -71,6 +71,16 @@ def command(
         return failed
     function.main = main
     return function
+
+# %% ../nbs/00_data.ipynb #4c975599
+def need_extra(
+    extra: str, # name of the group of packages, as in `pip install 'fruit_freshness[serve]'`
+    *modules: str, # that must be there
+) -> None:
+    "`FruitError` names the extra to install if one of its modules is missing"
+    from importlib.util import find_spec
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing: raise FruitError(f"{', '.join(missing)}: not installed; run: pip install 'fruit_freshness[{extra}]'")
 
 # %% ../nbs/00_data.ipynb #22c23df7
 def progress_bar(
@@ -1314,6 +1324,17 @@ def show_photos(
         if title: axis.set_title(title, fontsize=8)
     plt.close(figure)
     return figure
+
+# %% ../nbs/00_data.ipynb #6aca8f58
+def thumbnail(
+    photo: Image.Image, # RGB, any size
+    side: int=160, # pixels of the longest side of the copy
+) -> str: # `data:image/jpeg;base64,...`, a few kilobytes
+    "A small copy of a photo that HTML can carry"
+    small, stream = photo.copy(), io.BytesIO()
+    small.thumbnail((side, side))
+    Image.fromarray(np.asarray(small.convert('RGB'))).save(stream, 'JPEG', quality=80) # through an array: no EXIF goes along
+    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
 
 # %% ../nbs/00_data.ipynb #24f200ef
 FRESHNESS_COLOURS = dict(Fresh='#4c9f50', Rotten='#8a5a2b')

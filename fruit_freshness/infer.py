@@ -11,24 +11,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'FetchError', 'plain_host', 'split_url', 'show_url', 'is_public',
-           'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction', 'why_not',
-           'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'fruit_predict', 'thumbnail',
-           'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget']
+__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'split_url', 'show_url',
+           'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
+           'why_not', 'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps',
+           'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict',
+           'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget', 'FoundPhoto', 'find_commons',
+           'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
-                                  valid_transforms, write_whole, _name, _walk)
-from .model import FruitNet, answer, load_model, shipped_model
+                                  thumbnail, valid_transforms, write_whole, _name, _walk)
+from .model import FruitNet, ModelError, answer, load_model, shipped_model
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
 import errno, ipaddress, queue, re, socket, threading, time
 from collections.abc import Callable
 from contextlib import closing
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from fastcore.basics import patch
 from PIL import Image
@@ -463,6 +465,129 @@ def show_predictions(
         axis.title.set_wrap(True)
     return figure
 
+# %% ../nbs/04_infer.ipynb #49363c8e
+def log_odds(
+    logits, # `(N, classes)` tensor of one head
+): # `(N,)` tensor: how much likelier the likeliest class is than all others together, in nats
+    "What speaks for the answer of a head"
+    if logits.shape[1] == 1: return logits[:, 0]
+    best = logits.argmax(1, keepdim=True)
+    return logits.gather(1, best)[:, 0] - logits.scatter(1, best, -np.inf).logsumexp(1)
+
+# %% ../nbs/04_infer.ipynb #1c4257e2
+def feature_maps(
+    net: FruitNet, # in eval mode
+    images, # `(N, 3, size, size) float32` tensor, normalised
+) -> tuple: # the logits of both heads, and the last maps at each of the last two resolutions, `(N, channels, height, width)`
+    "Answer photos and keep what was seen on the way"
+    import torch
+    from fruit_freshness.model import _blocks
+    maps = {} # the last one of each height stays
+    def note(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1: maps[output.shape[2]] = output
+    hooks = [block.register_forward_hook(note) for _, block in _blocks(net.backbone)]
+    try:
+        with torch.enable_grad(): logits = net(images.clone().requires_grad_())
+    finally:
+        for hook in hooks: hook.remove()
+    if len(maps) < 2: raise ModelError(f"{net.config.backbone}: makes no maps of a photo, so where it looked can't be shown; use a convolutional backbone")
+    return logits, list(maps.values())[-2:]
+
+# %% ../nbs/04_infer.ipynb #b6af2a54
+def grad_cam(
+    answer, # `(N,)` tensor, what speaks for the answers
+    maps, # `(N, channels, height, width)` tensor that they were made of
+): # `(N, height, width)` tensor, 0..1, at least one field of each photo 1 unless nothing speaks for its answer
+    "Where the maps speak for the answers"
+    import torch
+    gradient, = torch.autograd.grad(answer.sum(), maps, retain_graph=True)
+    heat = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).clamp(min=0).detach()
+    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+
+def heat_maps(
+    net: FruitNet, # in eval mode
+    images, # `(N, 3, size, size) float32` tensor, normalised
+    side: int=224, # of the maps, pixels
+) -> tuple[np.ndarray, np.ndarray]: # for the fruit and for its freshness, `(N, side, side) float32`, 0..1
+    "Where each head found its answers: Grad-CAM at two resolutions"
+    from torch.nn.functional import interpolate
+    logits, (fine, coarse) = feature_maps(net, images)
+    def scaled(maps, size): return interpolate(maps[:, None], size=(size, size), mode='bilinear', align_corners=False)[:, 0]
+    def heat(head):
+        both = scaled(grad_cam(log_odds(head), coarse), fine.shape[2]) * grad_cam(log_odds(head), fine)
+        return scaled(both / both.amax((1, 2), keepdim=True).clamp(min=1e-12), side).cpu().numpy()
+    return heat(logits.fruit), heat(logits.freshness)
+
+# %% ../nbs/04_infer.ipynb #5e172e9d
+def overlay_heat(
+    photo:Image.Image, # RGB, any size
+    heat:np.ndarray,   # `(height, width)`, 0..1
+) -> Image.Image: # RGB, of the photo's size
+    "Grey where it is cold, glowing where it is hot."
+    import cv2
+    strength = cv2.resize(heat.astype(np.float32), photo.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    glow = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    grey = .75 * np.asarray(photo.convert('L'), np.float32)[..., None]
+    cover = .75 * np.sqrt(strength)[..., None]
+    return Image.fromarray((grey + (glow - grey) * cover).astype(np.uint8))
+
+# %% ../nbs/04_infer.ipynb #e6d02ebb
+@dataclass
+class Explanation:
+    "An answer and where it comes from"
+    prediction: Prediction # what is said of the photo
+    photo: Image.Image | None=None # RGB; None if it could not be read
+    fruit_heat: np.ndarray | None=None # `(224, 224) float32`, 0..1: where the fruit was seen
+    freshness_heat: np.ndarray | None=None # the same for its freshness
+
+@patch
+def explain(self: Predictor,
+    sources, # one photo, or a list: whatever `predict` takes
+    batch: int=16, # photos explained at once
+) -> Iterator[Explanation]: # one a photo, in order
+    "Answer photos and say where each answer comes from"
+    sources = expand_sources(sources if isinstance(sources, (list, tuple)) else [sources])
+    for start in range(0, len(sources), batch):
+        read = [read_source(source, self.allow_private) for source in sources[start:start + batch]]
+        explained = iter(self.explain_photos(*zip(*good)) if (good := [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]) else ())
+        yield from (Explanation(Prediction(name, error=str(photo))) if isinstance(photo, FruitError) else next(explained) for name, photo in read)
+
+@patch
+def explain_photos(self: Predictor,
+    photos: Sequence[Image.Image], # RGB
+    names: Sequence[str], # what each is called
+) -> list[Explanation]: # one a photo
+    "Explain a batch of photos that are loaded"
+    import torch
+    heats = heat_maps(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
+    return [Explanation(*parts) for parts in zip(self.predict_photos(photos, names), photos, *heats)]
+
+# %% ../nbs/04_infer.ipynb #f8aa318d
+def show_heat(
+    explanations: Sequence[Explanation], # of photos that could be read
+):  # the matplotlib figure: a row a photo
+    "Photos, and where their fruit and their freshness were seen"
+    pictures, titles = [], []
+    for e in explanations:
+        p = e.prediction
+        pictures += [e.photo, overlay_heat(e.photo, e.fruit_heat), overlay_heat(e.photo, e.freshness_heat)]
+        titles += [Path(p.source).name[:24], f'{p.fruit} {p.fruit_confidence:.0%}', f'{p.freshness} {p.freshness_confidence:.0%}']
+    return show_photos(pictures, titles, columns=3, size=2)
+
+# %% ../nbs/04_infer.ipynb #655aae7a
+def write_explanations(
+    folder: Path | str, # made if missing
+    explanations: Iterable[Explanation], # of `Predictor.explain`
+) -> list[Path]: # one PNG for each photo that could be read, numbered in the order of the photos
+    "Keep where the answers come from as pictures"
+    written = []
+    for number, explanation in enumerate(explanations, 1):
+        if explanation.prediction.error: continue
+        stem = re.sub(r'[^\w.-]+', '_', Path(urlsplit(explanation.prediction.source).path).stem)[:60]
+        written.append(Path(folder)/f'{number:04d}_{stem}.png')
+        with write_whole(written[-1], 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
+    return written
+
 # %% ../nbs/04_infer.ipynb #256a9141
 from fastcore.script import Param
 
@@ -471,32 +596,23 @@ def fruit_predict(
     sources: Param("photos, folders or addresses", str, nargs='+'), # what to answer
     model: str=None, # model folder; the shipped one by default
     picture: str=None, # draw photos and answers into this PNG file
+    explain: str=None, # folder for a picture of each photo with where its answers come from
 ) -> list[Prediction]: # one a photo
     "What fruit is it, and is it fresh? One JSON object a line; exit status 1 if a source could not be read"
-    predictions = []
-    for prediction in Predictor(model).stream(sources, progress=True):
+    predictor, predictions = Predictor(model), []
+    for prediction in predictor.stream(sources, progress=True):
         print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
         if prediction.error: tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
         predictions.append(prediction)
     drawn = [prediction for prediction in predictions if not prediction.error and '://' not in prediction.source][:24]
     if picture and drawn:
         with write_whole(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
+    if explain: write_explanations(explain, predictor.explain(sources))
     return predictions
 
 # %% ../nbs/04_infer.ipynb #7d639a2b
-import asyncio, base64, html, io
+import asyncio, base64, html, io, random
 from functools import partial
-
-# %% ../nbs/04_infer.ipynb #c2b747d9
-def thumbnail(
-    photo:Image.Image, # RGB, any size
-    side:int=160,      # longest side of the copy, in pixels
-) -> str: # `data:image/jpeg;base64,...`, a few kilobytes
-    "A small copy of a photo that HTML can carry."
-    small, stream = photo.copy(), io.BytesIO()
-    small.thumbnail((side, side))
-    Image.fromarray(np.asarray(small.convert('RGB'))).save(stream, 'JPEG', quality=80)
-    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
 
 # %% ../nbs/04_infer.ipynb #fe227e1d
 def confidence_bar(
@@ -532,6 +648,7 @@ def card_html(
     name:str,       # file name or address
     prediction,     # `Prediction`
     photo:Image.Image|None=None, # for the thumbnail
+    heats:Sequence[Image.Image]=(), # where the fruit and its freshness were seen
 ) -> str: # HTML of one card; everything that came from outside is escaped
     "One photo and what the network says about it."
     headline, explanation, kind = card_words(prediction)
@@ -539,6 +656,8 @@ def card_html(
     for label, confidence, what in [(prediction.fruit, prediction.fruit_confidence, 'fruit'), (prediction.freshness, prediction.freshness_confidence, 'freshness')]:
         if label is not None and confidence is not None: bars += confidence_bar(label, confidence, what)
     picture = f'<img src="{thumbnail(photo)}" alt="the photo {shown}">' if photo else '<div class="fruit-blank" aria-hidden="true">?</div>'
+    for heat, label in zip(heats, (prediction.fruit, prediction.freshness)):
+        bars += f'<figure class="fruit-heat"><img src="{thumbnail(heat)}" alt="glowing where {html.escape(label)} was seen"><figcaption>{html.escape(label)}</figcaption></figure>'
     return (f'<article class="fruit-card fruit-{kind}" aria-label="{shown}: {html.escape(headline)}">{picture}<div class="fruit-text">'
             f'<div class="fruit-source" title="{shown}">{shown}</div><div class="fruit-headline">{html.escape(headline)}</div>'
             f'{f"<p>{html.escape(explanation)}</p>" if explanation else ""}{bars}</div></article>')
@@ -553,11 +672,12 @@ CARD_STYLE = '''<style>
 .fruit-card img, .fruit-blank {width: min(104px, 30%); aspect-ratio: 1; height: auto; align-self: start; object-fit: cover; border-radius: 6px; flex: none; margin: 0}
 .fruit-blank {background: var(--jp-layout-color2, #8883); display: grid; place-items: center; font-size: 36px; color: var(--jp-ui-font-color2, inherit)}
 .fruit-text {min-width: 0; flex: 1} .fruit-text p {margin: 0 0 4px; overflow-wrap: anywhere}
-.fruit-source {font-size: 12px; color: var(--jp-ui-font-color2, inherit); white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
+.fruit-source {font-size: 12px; color: var(--jp-ui-font-color2, inherit); overflow-wrap: anywhere; display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden}
 .fruit-headline {font-size: 17px; font-weight: 600; margin: 1px 0 4px}
 .fruit-row {display: flex; justify-content: space-between; font-size: 13px}
 .fruit-bar {height: 6px; border-radius: 3px; background: var(--jp-layout-color3, #8884); margin: 2px 0 6px; overflow: hidden}
 .fruit-bar div {height: 100%; background: var(--fruit-tone)}
+figure.fruit-heat {display: inline-block; width: 46%; margin: 6px 4% 0 0; font-size: 12px} .fruit-card .fruit-heat img {width: 100%}
 .fruit-hint {margin-left: 2px; font-size: 12px; color: var(--jp-ui-font-color2, inherit)}
 .fruit-status {color: var(--jp-ui-font-color1, inherit); min-height: 20px}
 .fruit-spinner {display: inline-block; width: 12px; height: 12px; margin-right: 8px; border: 2px solid var(--jp-border-color1, #888);
@@ -585,15 +705,19 @@ def take_uploads(
 _UPLOAD_HINT = '<span class="fruit-hint">several at once, up to 10 MB together (if nothing happens it was more: press Clear)</span>'
 
 class FruitWidget:
-    "Upload photos, paste an address or take an example; see what fruit it is and whether it is fresh."
+    "Upload photos, paste an address, take an example or one from the internet; see what fruit it is and whether it is fresh."
     def __init__(self,
         predictor,                # `Predictor`
         allow_private:bool=False, # whether addresses in the local network may be fetched
     ):
         import ipywidgets as widgets
-        self.predictor, self.allow_private, self.examples_seen, self.waiting = predictor, allow_private, 0, None
+        self.predictor, self.allow_private, self.examples_seen, self.waiting, self.commons, self.answers = predictor, allow_private, 0, None, COMMONS, []
         auto = widgets.Layout(width='auto')
         self.example = widgets.Button(description='Show an example', icon='apple-alt', layout=auto)
+        self.found = widgets.Button(description='A photo from the internet', icon='globe', layout=auto)
+        self.heat = widgets.ToggleButton(description='Show where it looks', icon='fire', layout=auto)
+        self.save = widgets.Button(description='Table', icon='table', tooltip='All answers as CSV', layout=auto)
+        self.table = widgets.Textarea(description='Answers', layout=widgets.Layout(display='none', width='auto', height='140px'))
         self.clear = widgets.Button(description='Clear', icon='times', layout=auto)
         self.url = widgets.Text(placeholder='https://... address of a photo', description='Address', layout=widgets.Layout(flex='1 1 260px', width='auto'),
                                 style=dict(description_width='initial'))
@@ -602,9 +726,9 @@ class FruitWidget:
         self.cards = widgets.GridBox(layout=widgets.Layout(grid_template_columns='repeat(auto-fill, minmax(min(340px, 100%), 1fr))', grid_gap='8px'))
         self.cards.add_class('fruit-cards')
         row = widgets.Layout(flex_flow='row wrap', align_items='center')
-        self.ways = widgets.Box([self.example, self.clear, widgets.HTML(_UPLOAD_HINT)], layout=row)
+        self.ways = widgets.Box([self.example, self.found, self.heat, self.save, self.clear, widgets.HTML(_UPLOAD_HINT)], layout=row)
         self.box = widgets.VBox([widgets.HTML(CARD_STYLE, layout=widgets.Layout(display='none')), self.ways,
-                                 widgets.Box([self.url, self.go], layout=row), self.status, self.cards], layout=widgets.Layout(max_width='980px'))
+                                 widgets.Box([self.url, self.go], layout=row), self.status, self.table, self.cards], layout=widgets.Layout(max_width='980px'))
         self.renew_uploader()
         self.listen()
 
@@ -632,7 +756,7 @@ def say(self:FruitWidget,
     "Write the line between the controls and the cards."
     spinner = '<span class="fruit-spinner" aria-hidden="true"></span>' if busy else ''
     self.status.value = f'<div class="fruit-status" role="status" aria-live="polite">{spinner}{html.escape(words)}</div>'
-    for control in (self.uploader, self.example, self.clear, self.url, self.go): control.disabled = busy
+    for control in (self.uploader, self.example, self.found, self.heat, self.save, self.clear, self.url, self.go): control.disabled = busy
 
 # %% ../nbs/04_infer.ipynb #ab286e6a
 @patch
@@ -650,6 +774,8 @@ def clear_cards(self:FruitWidget):
     self.renew_uploader()
     old, self.cards.children = self.cards.children, ()
     for card in old: card.close()
+    self.answers.clear()
+    self.table.layout.display = 'none'
     self.say('')
 
 # %% ../nbs/04_infer.ipynb #766a1643
@@ -662,15 +788,18 @@ def look(self:FruitWidget,
     opened = 0
     for number, (name, open_photo) in enumerate(photos, 1):
         self.say(f'Looking at {name}' + (f' ({number} of {len(photos)})' if len(photos) > 1 else ''), busy=True)
-        photo = None
+        photo, heats = None, []
         try:
             photo = open_photo()
-            prediction = self.predictor.predict([photo], progress=False)[0]
+            explained = next(self.predictor.explain([photo])) if self.heat.value else None
+            prediction = explained.prediction if explained else self.predictor.predict([photo], progress=False)[0]
+            if explained: heats = [overlay_heat(photo, heat) for heat in (explained.fruit_heat, explained.freshness_heat)]
             opened += 1
         except Exception as error: # FruitError says it in plain words; anything else at least shows
             words = str(error) if isinstance(error, FruitError) else f'{type(error).__name__}: {error}'
             prediction = SimpleNamespace(error=words, fruit=None, freshness=None, fruit_confidence=None, freshness_confidence=None)
-        self.add_card(card_html(name, prediction, photo))
+        self.answers.append(Prediction(**{**{field: getattr(prediction, field, None) for field in Prediction.__dataclass_fields__}, 'source': name}))
+        self.add_card(card_html(name, prediction, photo, heats))
     failed = len(photos) - opened
     self.say(f'{opened} of {len(photos)} photos answered; {failed} could not be opened.' if failed and len(photos) > 1 else '')
     return opened
@@ -715,6 +844,65 @@ def calm(self:FruitWidget) -> bool: # whether there was something to wait for
     if waiting: waiting.cancel()
     return waiting is not None
 
+# %% ../nbs/04_infer.ipynb #ab17ccd0
+COMMONS = 'https://commons.wikimedia.org/w/api.php'
+
+@dataclass
+class FoundPhoto:
+    "A photo on Wikimedia Commons"
+    url: str # of a copy some 640 pixels wide
+    title: str # of its page
+    credit: str # author and licence
+
+def find_commons(
+    words: str, # what to look for, in English
+    api: str=COMMONS, # where to ask
+    allow_private: bool=False, # also ask a server on this computer
+) -> list[FoundPhoto]: # at most 30
+    "Photos on Wikimedia Commons, with author and licence; `FetchError` where there is no connection"
+    query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}', gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
+    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand, checked_session(errand.connect) as session:
+        with errand.ask(session) as response: body = errand.read(response, 5_000_000)
+    try: pages = json.loads(body).get('query', {}).get('pages', {}).values()
+    except (ValueError, AttributeError) as error: raise FetchError(f"{api} answered with something else than photos. Try again later.") from error
+    def plain(info, name): return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', str(info.get('extmetadata', {}).get(name, {}).get('value', '')))).split())[:120]
+    found = [(page['title'].removeprefix('File:'), info) for page in pages for info in page.get('imageinfo', [])[:1] if info.get('thumburl')]
+    return [FoundPhoto(info['thumburl'], title, f"{plain(info, 'Artist') or 'author unknown'}, {plain(info, 'LicenseShortName') or 'licence unknown'}, Wikimedia Commons") for title, info in found]
+
+# %% ../nbs/04_infer.ipynb #7c4141d2
+@patch
+def look_at_found(self:FruitWidget):
+    "Answer a random fruit photo of Wikimedia Commons."
+    self.say('Looking for a photo on Wikimedia Commons', busy=True)
+    fruit, freshness = random.choice(self.predictor.fruits), random.choice(('fresh', 'rotten'))
+    try:
+        found = find_commons(f'{freshness} {fruit.lower()}', self.commons, self.allow_private)
+        if not found: raise FetchError("Wikimedia Commons has no such photo. Try again.")
+    except FetchError as error: return self.say(f'No photo from the internet: {error}')
+    photo = random.choice(found)
+    self.look([(f'{photo.title} ({photo.credit})', partial(fetch_photo, photo.url, allow_private=self.allow_private))])
+
+# %% ../nbs/04_infer.ipynb #80678535
+def answers_csv(
+    predictions:Sequence[Prediction], # in order
+) -> str: # one line of names, one a photo; safe to open in a spreadsheet
+    "Answers as comma-separated values."
+    import csv
+    text, names = io.StringIO(), [name for name in Prediction.__dataclass_fields__]
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(names)
+    def cell(value): return "'" + value if isinstance(value, str) and value[:1] in '=+-@\t\r' and value else value # never a formula
+    writer.writerows([cell(getattr(prediction, name, None)) for name in names] for prediction in predictions)
+    return text.getvalue()
+
+@patch
+def show_table(self:FruitWidget):
+    "Show all answers as text, with a link to save them."
+    text = answers_csv(self.answers)
+    self.table.value, self.table.layout.display = text, 'flex'
+    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode()).decode()
+    self.status.value = f'<div class="fruit-status" role="status">{len(self.answers)} answers: copy them below, or <a download="answers.csv" href="{link}">save answers.csv</a></div>'
+
 # %% ../nbs/04_infer.ipynb #b568a5bd
 @patch
 def listen(self:FruitWidget):
@@ -723,4 +911,6 @@ def listen(self:FruitWidget):
     self.url.observe(lambda change: self.calm() and self.look_soon(), 'value')
     self.go.on_click(lambda button: self.look_soon())
     self.example.on_click(lambda button: self.look_at_example())
+    self.found.on_click(lambda button: self.look_at_found())
+    self.save.on_click(lambda button: self.show_table())
     self.clear.on_click(lambda button: self.clear_cards())

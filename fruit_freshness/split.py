@@ -10,38 +10,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
            'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
-           'unpack_features', 'FeatureCache', 'describe_or_none', 'gather_features', 'compress_descriptors',
-           'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates',
-           'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform', 'fit_transform',
-           'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows', 'compare_windows',
-           'refine_transform', 'shared_structure', 'judge_link', 'Link', 'compare_photos', 'Groups',
-           'compare_candidates', 'find_witness', 'link_photos', 'hash_or_name', 'Copies', 'find_copies', 'lay_over',
-           'checker', 'show_links', 'source_stem', 'join_groups', 'pairs_alike', 'Grouping', 'group_photos',
+           'unpack_features', 'SearchCache', 'open_cache', 'one_core_each', 'describe_or_say', 'gather_features',
+           'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells',
+           'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform',
+           'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows',
+           'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link', 'Comparison',
+           'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates',
+           'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies',
+           'lay_over', 'checker', 'show_links', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos',
            'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos',
            'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
-           'fruit_audit']
+           'leak_words', 'Audit', 'audit_folder', 'fruit_audit']
 
 # %% ../nbs/01_split.ipynb #61ef59b7
 import numpy as np
-from .data import (DataError, FRESHNESS_COLOURS, FruitError, Photo, PhotoError, PHOTO_ENDINGS, command, content_hash, find_photos,
-                                  load_photo, map_photos, progress_bar, show_photos, write_whole, _walk)
+from .data import (DataError, FRESHNESS_COLOURS, FruitError, Photo, PHOTO_ENDINGS, command, content_hash, find_photos,
+                                  load_photo, map_photos, progress_bar, show_photos, thumbnail, write_whole, _walk)
 
 # %% ../nbs/01_split.ipynb #22f244cf
 class LeakageError(FruitError):
     "One picture stands on both sides of a split"
 
 # %% ../nbs/01_split.ipynb #ef8dba6d
-import io, itertools, sqlite3
+import html, io, itertools, json, sqlite3, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 # %% ../nbs/01_split.ipynb #d37a7bcd
 import cv2
 from fastcore.basics import patch
+from fastcore.xdg import xdg_cache_home
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 # %% ../nbs/01_split.ipynb #ce2618eb
 work_side = 256  # pixels of the longest side on which local features are found
@@ -144,74 +149,124 @@ def unpack_features(
         return PhotoFeatures(**({name: arrays[name] for name in arrays.files} | {'size': tuple(map(int, arrays['size']))}))
 
 # %% ../nbs/01_split.ipynb #12d3a97c
-class FeatureCache:
-    "Features by content hash in one SQLite file; without a file they last as long as the search."
-    recipe = f'4:{work_side}:{thumb_side}:'  # changes when features are computed in another way
+class SearchCache:
+    "What searches have found out, by content hash, in one SQLite file; in `:memory:` it lasts as long as the search."
+    recipe = f'5:{work_side}:{thumb_side}'  # changes when features, comparisons or links are computed in another way
 
     def __init__(
         self,
-        file: Path | None = None,  # the file; made, with its folder, when it is missing
+        file: Path | str,  # made, with its folder, when it is missing
     ):
+        self.file = file
         try:
-            if file is not None: Path(file).parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(file or ':memory:')
-            self.database.execute('create table if not exists features (hash text primary key, data blob)')
+            if file != ':memory:': Path(file).parent.mkdir(parents=True, exist_ok=True)
+            self.database = sqlite3.connect(file, timeout=60)
+            self.database.execute('pragma journal_mode = wal') # a write need not wait for the disk, and a kill leaves a whole file
+            self.database.execute('create table if not exists results (key text primary key, data blob)')
         except (OSError, sqlite3.Error) as error:
-            raise DataError(f'{file}: cannot be used to remember features ({error}); name another file or none') from error
-
-    def get(
-        self,
-        key: str,  # content hash
-    ) -> PhotoFeatures | None: # None when they are not known
-        "Features of the photo with this content."
-        row = self.database.execute('select data from features where hash = ?', (self.recipe + key,)).fetchone()
-        return unpack_features(row[0]) if row else None
+            raise DataError(f'{file}: cannot be used to remember what the search finds ({error}); name another file') from error
 
 # %% ../nbs/01_split.ipynb #30ea8bee
 @patch
+def get(
+    self: SearchCache,
+    kind: str,  # 'features', 'comparison' or 'links'
+    keys: Sequence[str],  # what is asked for
+) -> dict[str, bytes]: # those that are known, by key
+    "Look up many keys at once."
+    found, names = {}, [f'{self.recipe}:{kind}:{key}' for key in keys]
+    for place in range(0, len(names), 500):
+        some = names[place:place + 500]
+        found.update(self.database.execute(f"select key, data from results where key in ({','.join('?'*len(some))})", some))
+    return {key.rsplit(':', 1)[1]: data for key, data in found.items()}
+
+@patch
 def put(
-    self: FeatureCache,
-    key: str,  # content hash
-    features: PhotoFeatures,  # of the photo with this content
+    self: SearchCache,
+    kind: str,  # 'features', 'comparison' or 'links'
+    found: dict[str, bytes],  # by key
 ):
-    "Remember features; `database.commit()` makes it last."
-    self.database.execute('insert or replace into features values (?, ?)', (self.recipe + key, pack_features(features)))
+    "Remember; a file that can't be written costs a warning and the time of the next search."
+    try:
+        with self.database: self.database.executemany('insert or replace into results values (?, ?)', [(f'{self.recipe}:{kind}:{key}', data) for key, data in found.items()])
+    except sqlite3.Error as error: warnings.warn(f'{self.file}: nothing is remembered for the next search ({error}); make room, or name another file')
+
+# %% ../nbs/01_split.ipynb #3973dff4
+@patch
+def trim(
+    self: SearchCache,
+    most: int = 2 << 30,  # bytes in use
+):
+    "Forget the older half when it has grown too large."
+    size = 'select (page_count - freelist_count)*page_size from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'
+    if self.database.execute(size).fetchone()[0] <= most: return
+    with self.database: self.database.execute('delete from results where rowid in (select rowid from results order by rowid limit (select count(*)/2 from results))')
+
+def open_cache(
+    file: Path | None = None,  # by default one in the user's cache folder
+) -> SearchCache: # in memory where there is no place for the default
+    "The memory of the search."
+    if file is not None: return SearchCache(file)
+    try: return SearchCache(xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
+    except DataError as error:
+        warnings.warn(f'{error}, or set XDG_CACHE_HOME; the search goes on without')
+        return SearchCache(':memory:')
+
+# %% ../nbs/01_split.ipynb #e70bda51
+@contextmanager
+def one_core_each():
+    "Let OpenCV and the linear algebra of NumPy compute on one core, because their callers run on all."
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1, 'blas'): yield
+    finally: cv2.setNumThreads(before)
 
 # %% ../nbs/01_split.ipynb #dccadabf
-def describe_or_none(
+def describe_or_say(
     path: Path,  # photo file
-) -> PhotoFeatures | None: # None when it can't be read
+) -> PhotoFeatures | str: # the reason when it can't be read
     "Features of a photo, if it is one."
     try: return describe_photo(path)
-    except (FruitError, OSError): return None
+    except FruitError as error: return str(error)
+    except OSError as error: return f'{path}: {error.strerror or error}'
 
 # %% ../nbs/01_split.ipynb #3d296fca
 def gather_features(
     paths: dict[str, Path],  # content hash -> a file with this content
-    cache: Path | None = None,  # file of a `FeatureCache`
+    cache: SearchCache,  # what is known already
     progress: bool = True,  # show a bar
-) -> dict[str, PhotoFeatures | None]: # by content hash; None where a photo can't be read
+) -> dict[str, PhotoFeatures | str]: # by content hash; the reason where a photo can't be read
     "Features of every photo, computed only where they are not remembered."
-    memory = FeatureCache(cache)
-    found = {key: memory.get(key) for key in paths}
-    missing = [key for key in paths if found[key] is None]
-    with ThreadPoolExecutor(2) as pool:
-        described = pool.map(describe_or_none, [paths[key] for key in missing])
-        for count, (key, features) in enumerate(progress_bar(zip(missing, described), total=len(missing), note='describing photos', unit='photo', show=progress)):
-            found[key] = features
-            if features is not None and cache is not None: memory.put(key, features)
-            if count % 200 == 0: memory.database.commit()
-    memory.database.commit()
-    memory.database.close()
+    known, pool = cache.get('features', paths), ThreadPoolExecutor(os.cpu_count())
+    found, missing = {key: unpack_features(data) for key, data in known.items()}, [key for key in paths if key not in known]
+    try:
+        described = zip(missing, progress_bar(pool.map(describe_or_say, [paths[key] for key in missing]), total=len(missing), note='describing photos', unit='photo', show=progress))
+        while some := dict(itertools.islice(described, 64)):
+            found |= some
+            cache.put('features', {key: pack_features(features) for key, features in some.items() if isinstance(features, PhotoFeatures)})
+    finally: pool.shutdown(cancel_futures=True)
     return found
+
+# %% ../nbs/01_split.ipynb #1cab90ff
+def draw_lots(
+    descriptors: np.ndarray,  # (n, 128) uint8
+) -> tuple[np.ndarray, np.ndarray]: # (n,) uint32 of the descriptors and of their mirror images
+    "A random-looking number for each descriptor, always the same for the same one."
+    weights = np.random.default_rng(0).integers(2**32, size=128, dtype=np.uint32)
+    both = np.stack([weights, weights[_mirror]], axis=1)
+    lots = np.concatenate([block.astype(np.uint32)@both for block in np.array_split(descriptors, len(descriptors)//100_000 + 1)])
+    lots ^= lots >> 15
+    return lots[:, 0]*np.uint32(2654435761), lots[:, 1]*np.uint32(2654435761)
 
 # %% ../nbs/01_split.ipynb #ee749d7d
 def compress_descriptors(
     descriptors: np.ndarray,  # (n, 128) uint8
+    lots: np.ndarray,  # (n,) from `draw_lots`
     width: int = 24,  # numbers kept per descriptor
 ) -> tuple[np.ndarray, np.ndarray]: # (n, width) float32 of the descriptors and of their mirror images
     "Descriptors along the directions in which they and their mirror images differ most (PCA)."
-    sample = descriptors[np.random.default_rng(0).permutation(len(descriptors))[:20_000]]
+    sample = descriptors[np.argsort(lots)[:20_000]]
     sample = np.concatenate([sample, mirror_descriptors(sample)]).astype(np.float32)/255
     center = sample.mean(0)
     axes = np.linalg.eigh((sample - center).T@(sample - center))[1][:, ::-1][:, :width].astype(np.float32)
@@ -224,11 +279,12 @@ def compress_descriptors(
 def halve_cells(
     cells: np.ndarray,  # (cells, members) positions in `vectors`
     vectors: np.ndarray,  # (n, width) float32
-    rng: np.random.Generator,  # chooses the two patches
+    lots: np.ndarray,  # (n,) the smallest and the largest in each cell choose the two patches
 ) -> np.ndarray: # (2 * cells, members / 2)
     "Cut every cell in two of equal size, across the line between two of its members."
-    ends = vectors[cells[:, rng.integers(cells.shape[1], size=2)]]
-    places = np.einsum('csw,cw->cs', vectors[cells], ends[:, 0] - ends[:, 1])
+    drawn = lots[cells]
+    ends = [vectors[np.take_along_axis(cells, place[:, None], 1)[:, 0]] for place in (drawn.argmin(1), drawn.argmax(1))]
+    places = np.einsum('csw,cw->cs', vectors[cells], ends[0] - ends[1])
     order = np.argpartition(places, cells.shape[1]//2, axis=1)
     return np.take_along_axis(cells, order, 1).reshape(2*len(cells), -1)
 
@@ -236,16 +292,16 @@ def halve_cells(
 def split_in_cells(
     vectors: np.ndarray,  # (n, width) float32
     most: int,  # vectors in a cell at most
-    seed: int,  # of the random directions
+    lots: np.ndarray,  # (n,) uint32 from `draw_lots`
+    seed: int,  # another seed, another tree
 ) -> np.ndarray: # (cells, members) positions in `vectors`; a few appear twice so that all cells are full
-    "Halve the vectors along random directions until the cells are small (a random projection tree)."
-    rng = np.random.default_rng(seed)
+    "Halve the vectors along random directions until the cells are small (a random projection tree, Dasgupta and Freund 2008)."
     halvings = max(0, int(np.ceil(np.log2(len(vectors)/most))))
-    size = -(-len(vectors)//2**halvings)*2**halvings
-    cells = rng.permutation(np.resize(np.arange(len(vectors), dtype=np.int32), size))[None]
-    for _ in range(halvings):
-        parts = np.array_split(cells, min(len(cells), 16))
-        cells = np.concatenate([halve_cells(part, vectors, rng) for part in parts])
+    factors = np.random.default_rng(seed).integers(2**31, size=halvings, dtype=np.uint32)*2 + 1
+    cells = np.resize(np.argsort(lots).astype(np.int32), -(-len(vectors)//2**halvings)*2**halvings)[None]
+    for factor in factors:
+        parts, draw = np.array_split(cells, min(len(cells), 16)), lots*factor
+        cells = np.concatenate([halve_cells(part, vectors, draw) for part in parts])
     return cells
 
 # %% ../nbs/01_split.ipynb #e2eb56bc
@@ -308,8 +364,10 @@ def find_candidates(
     descriptors = [part[:strongest] for part in descriptors]
     owners = np.repeat(np.arange(len(descriptors), dtype=np.int32), [len(part) for part in descriptors])
     if len(owners) < 2: return Candidates(*np.zeros((2, 0), int), np.zeros(0, bool), np.zeros(0))
-    vectors = np.concatenate(compress_descriptors(np.concatenate(descriptors)))
-    vote = lambda seed: sum_by_key(*match_in_cells(split_in_cells(vectors, cell, seed), vectors, owners), least/8)
+    together = np.concatenate(descriptors)
+    lots = draw_lots(together)
+    vectors = np.concatenate(compress_descriptors(together, lots[0]))
+    vote = lambda seed: sum_by_key(*match_in_cells(split_in_cells(vectors, cell, np.concatenate(lots), seed), vectors, owners), least/8)
     with ThreadPoolExecutor(2) as pool:
         keys, votes = sum_by_key(*map(np.concatenate, zip(*pool.map(vote, range(trees)))), least)
     order = np.argsort(-votes, kind='stable')
@@ -388,7 +446,7 @@ def align_keypoints(
     second: PhotoFeatures,  # photo that is moved
     mirrored: bool,  # whether the second is mirrored first
     steps: Sequence[float] = (9.0, 5.0, 3.0),  # work pixels by which a supporter may miss, ever fewer
-    least: int = 5,  # supporters
+    least: int = 9,  # supporters in the end; with fewer, not even pixels that agree wholly make a link
 ) -> tuple[np.ndarray, int] | None: # 2 x 3 transform in work pixels, matches that support it; None for no transform
     "The transform that most matched keypoints of two photos support."
     descriptors, moving = (mirror_descriptors(second.descriptors), mirror_points(second.points)) if mirrored else (second.descriptors, second.points)
@@ -397,7 +455,7 @@ def align_keypoints(
     target, source = first.points[one], moving[two]
     support = propose_transform(target, source)
     for tolerance in steps:
-        if support.sum() < least: return None
+        if support.sum() < least/2: return None
         transform = fit_transform(target[support, :2], source[support, :2])
         support = np.linalg.norm(apply_transform(transform, source[:, :2]) - target[:, :2], axis=1) < tolerance
     if support.sum() < least or not is_plausible(transform): return None
@@ -500,24 +558,69 @@ class Link:
         return bool(np.linalg.det(self.transform[:, :2]) < 0)
 
 # %% ../nbs/01_split.ipynb #33943db1
+class Comparison(NamedTuple):
+    "What two photos have in common."
+    transform: np.ndarray  # 2 x 3: pixels of the second photo to pixels of the first
+    inliers: int  # local features that agree on the transform
+    agreement: float  # correlation of the pixels once aligned, -1 to 1
+    sureness: float  # 0 to 1; from 0.5 on the two show the same picture
+
 def compare_photos(
     first: PhotoFeatures,  # of the one photo
     second: PhotoFeatures,  # of the other
     mirrored: bool = False,  # whether to try the second's mirror image
-) -> tuple[np.ndarray, int, float, float] | None: # transform in photo pixels, inliers, agreement, sureness; None without any transform
+) -> Comparison | None: # None without any transform
     "Align two photos by their keypoints, look whether their pixels agree, and look twice when that is not plain."
     found = align_keypoints(first, second, mirrored)
     if found is None: return None
     transform, inliers = found
     small = transform*np.array([1, 1, thumb_side/work_side])
     windows = compare_windows(*overlay(first.thumb, second.thumb, small))
-    if inliers > 6 and windows.agreement < 0.9:
+    if 0.5 < windows.agreement < 0.9:
         better = refine_transform(first.thumb, second.thumb, small, windows.structure)
         again = compare_windows(*overlay(first.thumb, second.thumb, better))
         if is_plausible(better) and again.agreement > windows.agreement: small, windows = better, again
     large, moving = max(first.size)/thumb_side, max(second.size)/thumb_side
     sureness = judge_link(inliers, windows.agreement, shared_structure(windows, first.thumb, second.thumb, small))
-    return small*np.array([large/moving, large/moving, large]), inliers, windows.agreement, sureness
+    return Comparison(small*np.array([large/moving, large/moving, large]), inliers, windows.agreement, sureness)
+
+# %% ../nbs/01_split.ipynb #fd1b413c
+def pack_comparison(
+    found: Comparison | None,  # from `compare_photos`
+) -> bytes: # nine numbers, or nothing
+    "A comparison as bytes."
+    return b'' if found is None else np.array([*found.transform.flat, *found[1:]], float).tobytes()
+
+def unpack_comparison(
+    data: bytes,  # from `pack_comparison`
+) -> Comparison | None: # as it was
+    "A comparison from bytes."
+    if not data: return None
+    numbers = np.frombuffer(data)
+    return Comparison(numbers[:6].reshape(2, 3), int(numbers[6]), float(numbers[7]), float(numbers[8]))
+
+# %% ../nbs/01_split.ipynb #104a1695
+class Comparer:
+    "Compares photos on all cores, and no pair twice."
+    def __init__(
+        self,
+        features: dict[str, PhotoFeatures],  # by content hash
+        cache: SearchCache,  # outcomes that are known
+    ):
+        self.names, self.features, self.cache, self.pool = list(features), list(features.values()), cache, ThreadPoolExecutor(os.cpu_count())
+
+    def __call__(
+        self,
+        pairs: Sequence[tuple[int, int, bool]],  # positions of two photos, and whether the second is mirrored
+    ) -> list[Comparison | None]: # in the order of the pairs
+        "Compare many pairs."
+        keys = [f'{self.names[one][:24]} {self.names[two][:24]} {flip:d}' for one, two, flip in pairs]
+        known = self.cache.get('comparison', keys)
+        new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
+        outcomes = self.pool.map(lambda pair: compare_photos(self.features[pair[0]], self.features[pair[1]], pair[2]), new.values())
+        fresh = {key: pack_comparison(found) for key, found in zip(new, outcomes)}
+        if fresh: self.cache.put('comparison', fresh)
+        return [unpack_comparison((known | fresh)[key]) for key in keys]
 
 # %% ../nbs/01_split.ipynb #48718964
 class Groups:
@@ -558,57 +661,88 @@ def join(
 
 # %% ../nbs/01_split.ipynb #3085bccf
 def compare_candidates(
-    features: list[PhotoFeatures],  # of distinct photos
+    compare: Comparer,  # of distinct photos
     candidates: Candidates,  # from `find_candidates`
     each: int = 20,  # comparisons per photo
     plain: float = 0.9,  # sureness from which a link joins at once
+    batch: int = 64,  # pairs compared at a time
     progress: bool = True,  # show a bar
 ) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
     "Compare the candidates, the most promising first; photos that are together already are skipped."
-    groups, tried, sure, likely = Groups(len(features)), np.zeros(len(features), int), [], []
-    pairs = zip(candidates.first.tolist(), candidates.second.tolist(), candidates.mirrored.tolist())
-    for one, two, flip in progress_bar(pairs, note='comparing photos', unit='pair', show=progress):
-        if min(tried[one], tried[two]) >= each or groups.find(one) == groups.find(two): continue
-        tried[[one, two]] += 1
-        found = compare_photos(features[one], features[two], flip)
-        if found is None or found[3] < 0.5: continue
-        (sure if found[3] >= plain else likely).append(Link(one, two, *found))
-        if found[3] >= plain: groups.join(one, two)
+    groups, tried, sure, likely = Groups(len(compare.names)), np.zeros(len(compare.names), int), [], []
+    pairs = list(zip(candidates.first.tolist(), candidates.second.tolist(), candidates.mirrored.tolist()))
+    def worth_it():
+        for one, two, flip in progress_bar(pairs, note='comparing photos', unit='pair', show=progress):
+            if min(tried[one], tried[two]) >= each or groups.find(one) == groups.find(two): continue
+            tried[[one, two]] += 1
+            yield one, two, flip
+    chosen = worth_it()
+    while some := list(itertools.islice(chosen, batch)):
+        for (one, two, _), found in zip(some, compare(some)):
+            if found is None or found.sureness < 0.5 or groups.find(one) == groups.find(two): continue
+            (sure if found.sureness >= plain else likely).append(Link(one, two, *found))
+            if found.sureness >= plain: groups.join(one, two)
     return sure, likely
 
 # %% ../nbs/01_split.ipynb #cbee976c
 def find_witness(
-    features: list[PhotoFeatures],  # of all photos
+    compare: Comparer,  # of all photos
     one: list[int],  # members of a group
     two: list[int],  # members of another
-    most: int = 8,  # comparisons
+    most: int = 8,  # pairs that are asked
 ) -> Link | None: # another link between the groups
     "Look for a second pair of photos that links two groups."
-    pairs = sorted(itertools.product(one[:most], two[:most]), key=sum)[:most]
-    for (first, second), mirrored in itertools.product(pairs, (False, True)):
-        found = compare_photos(features[first], features[second], mirrored)
-        if found is not None and found[3] >= 0.5: return Link(first, second, *found)
-    return None
+    pairs = [(*sorted(pair), flip) for pair in sorted(itertools.product(one[:most], two[:most]), key=sum)[:most] for flip in (False, True)]
+    return next((Link(first, second, *found) for (first, second, _), found in zip(pairs, compare(pairs)) if found is not None and found.sureness >= 0.5), None)
 
 # %% ../nbs/01_split.ipynb #6e956a9c
 def link_photos(
-    features: list[PhotoFeatures],  # of distinct photos
+    compare: Comparer,  # of distinct photos
     progress: bool = True,  # show a bar
 ) -> list[Link]: # enough links to hold every group together
     "Join by plain links; a likely link between two groups of several photos needs a witness."
-    links, likely = compare_candidates(features, find_candidates([photo.descriptors for photo in features]), progress=progress)
-    groups = Groups(len(features))
+    links, likely = compare_candidates(compare, find_candidates([photo.descriptors for photo in compare.features]), progress=progress)
+    groups = Groups(len(compare.names))
     for link in links: groups.join(link.first, link.second)
     for link in sorted(likely, key=lambda link: -link.sureness):
         one, two = groups.members(link.first), groups.members(link.second)
         if one == two: continue
         if len(one) > 1 and len(two) > 1:
-            witness = find_witness(features, [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second])
+            witness = find_witness(compare, [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second])
             if witness is None: continue
             links.append(witness)
         groups.join(link.first, link.second)
         links.append(link)
     return links
+
+# %% ../nbs/01_split.ipynb #5cec11b3
+def recall_links(
+    compare: Comparer,  # of distinct photos
+    progress: bool = True,  # show a bar
+) -> list[Link]: # as `link_photos` finds them
+    "The links among these photos, from an earlier search of the very same if there was one."
+    key = hashlib.sha256(' '.join(compare.names).encode()).hexdigest()
+    known = compare.cache.get('links', [key]).get(key)
+    if known:
+        pairs = json.loads(known)
+        return [Link(one, two, *found) for (one, two, _), found in zip(pairs, compare(pairs))]
+    links = link_photos(compare, progress)
+    compare.cache.put('links', {key: json.dumps([(link.first, link.second, link.mirrored) for link in links]).encode()})
+    return links
+
+# %% ../nbs/01_split.ipynb #9582ca1e
+def join_groups(
+    count: int, # how many photos
+    pairs: Sequence[tuple[int, int]], # linked photos by number
+) -> list[int]: # for each photo the smallest number in its group
+    "Connected components of the graph whose edges are `pairs`"
+    if not count: return []
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    first, second = np.array(list(pairs), dtype=int).reshape(-1, 2).T
+    labels = connected_components(coo_array((np.ones(len(first)), (first, second)), shape=(count, count)), directed=False)[1]
+    smallest = {}
+    return [smallest.setdefault(label, number) for number, label in enumerate(labels)]
 
 # %% ../nbs/01_split.ipynb #b7772aeb
 def hash_or_name(
@@ -623,31 +757,36 @@ def hash_or_name(
 class Copies:
     "The outcome of the search."
     paths: list[Path]  # the photos
-    groups: list[int]  # one number per photo; photos of one number show the same picture
+    hashes: list[str]  # content hash of each; its name where it can't be read
+    groups: list[int]  # one number per photo: the position of the first that shows the same picture
     links: list[Link]  # the evidence
-    unreadable: list[int]  # positions of photos that can't be read; each is a group of its own
+    unreadable: dict[int, str]  # positions of photos that can't be read, and why; each is a group of its own
+
+    def __str__(self):
+        alike = sum(link.kind == 'exact' for link in self.links)
+        return f"{len(self.paths)} photos show {len(set(self.groups)) - len(self.unreadable)} pictures ({alike} exact copies, {len(self.links) - alike} links by the picture, {len(self.unreadable)} unreadable)"
 
 # %% ../nbs/01_split.ipynb #25827d2c
 def find_copies(
-    paths: Sequence[Path],  # photo files
+    photos: Sequence[Photo | Path],  # photo files, labelled or not
     *,
-    cache: Path | None = None,  # file in which features are remembered by content
+    cache: Path | None = None,  # file in which the findings are remembered by content; one in the user's cache folder by default
     progress: bool = True,  # show bars
 ) -> Copies: # groups of photos that show the same picture, with the evidence
     "Find all photos that show one and the same picture, whatever was done to it."
-    paths = [Path(path) for path in paths]
-    same = {}
-    for position, path in enumerate(paths): same.setdefault(hash_or_name(path), []).append(position)
-    described = gather_features({key: paths[positions[0]] for key, positions in same.items()}, cache, progress)
-    readable = [key for key in same if described[key] is not None]
-    links = [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
-    for link in link_photos([described[key] for key in readable], progress):
-        link.first, link.second = same[readable[link.first]][0], same[readable[link.second]][0]
-        links.append(link)
-    groups = Groups(len(paths))
-    for link in links: groups.join(link.first, link.second)
-    return Copies(paths, [groups.find(position) for position in range(len(paths))], links,
-                  [position for key, positions in same.items() if described[key] is None for position in positions])
+    paths = [Path(getattr(photo, 'path', photo)) for photo in photos]
+    hashes, same = map_photos(hash_or_name, paths, 'reading photos', progress), defaultdict(list)
+    for position, key in enumerate(hashes): same[key].append(position)
+    memory = open_cache(cache)
+    with one_core_each(), closing(memory.database):
+        described = gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
+        readable = {key: described[key] for key in sorted(same) if isinstance(described[key], PhotoFeatures)}
+        links, names = recall_links(Comparer(readable, memory), progress), list(readable)
+        memory.trim()
+    for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
+    links += [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
+    reasons = {position: described[key] for key, positions in same.items() if key not in readable for position in positions}
+    return Copies(paths, hashes, join_groups(len(paths), [(link.first, link.second) for link in links]), links, reasons)
 
 # %% ../nbs/01_split.ipynb #c22a0bd2
 def lay_over(
@@ -702,20 +841,6 @@ def source_stem(
     while stem != before: before, stem = stem, _copy_marks.sub('', stem) or stem
     return stem
 
-# %% ../nbs/01_split.ipynb #9582ca1e
-def join_groups(
-    count: int, # how many photos
-    pairs: Sequence[tuple[int, int]], # linked photos by number
-) -> list[int]: # for each photo the smallest number in its group
-    "Connected components of the graph whose edges are `pairs`"
-    if not count: return []
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    first, second = np.array(list(pairs), dtype=int).reshape(-1, 2).T
-    labels = connected_components(coo_array((np.ones(len(first)), (first, second)), shape=(count, count)), directed=False)[1]
-    smallest = {}
-    return [smallest.setdefault(label, number) for number, label in enumerate(labels)]
-
 # %% ../nbs/01_split.ipynb #0d293fa6
 def pairs_alike(
     keys: Sequence, # one a photo; None for a photo that has none
@@ -750,15 +875,15 @@ def group_photos(
     photos: Sequence[Photo], # labelled photos, all readable
     copies: bool=True, # look for the same picture in the pixels, too
     stems: bool=True, # take an equal source stem within one class as a copy
-    cache: Path | None=None, # file in which features are kept for the next search; in memory alone by default
+    cache: Path | None=None, # file in which the findings are remembered by content; one in the user's cache folder by default
     progress: bool=True, # show bars
 ) -> Grouping: # every photo in one source group
     "Find the source group of every photo"
     photos = list(photos)
-    hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos', progress)
+    found = find_copies(photos, cache=cache, progress=progress) if copies else None
+    hashes = found.hashes if found else map_photos(content_hash, [photo.path for photo in photos], 'reading photos', progress)
     links = dict(content=pairs_alike(hashes))
-    if copies: links['picture'] = [(link.first, link.second) for link in find_copies([photo.path for photo in photos], cache=cache, progress=progress).links
-                                   if link.kind == 'picture']
+    if found: links['picture'] = [(link.first, link.second) for link in found.links if link.kind == 'picture']
     if stems: links['stem'] = pairs_alike([(photo.fruit, photo.freshness, source_stem(photo.path)) for photo in photos])
     return Grouping(photos, hashes, join_groups(len(photos), [pair for pairs in links.values() for pair in pairs]), links)
 
@@ -975,25 +1100,23 @@ def leakage_between(
     names = sorted({part for part in parts if part}, key=['train', 'valid', 'test'].index)
     held = {name: {group for part, group in zip(parts, groups) if part == name} for name in names}
     leaks = {}
-    for one in names:
+    for one, other in itertools.permutations(names, 2):
         ours = [group for part, group in zip(parts, groups) if part == one]
-        for other in names:
-            copies = sum(group in held[other] for group in ours)
-            if one != other: leaks[f'{one} in {other}'] = dict(copies=copies, of=len(ours), share=round(copies / len(ours), 4))
+        copies = sum(group in held[other] for group in ours)
+        leaks[f'{one} in {other}'] = dict(copies=copies, of=len(ours), share=round(copies / len(ours), 4))
     return leaks
 
-# %% ../nbs/01_split.ipynb #1bb32be0
-def _readable(
-    files: Sequence[Path], # photo files
-) -> tuple[list[Path], list[dict]]: # those that load, and the others with the reason
-    "Part the photos that load from those that don't"
-    def reason(path):
-        try: load_photo(path)
-        except PhotoError as error: return str(error)
-    reasons = map_photos(reason, files, 'checking photos')
-    return ([path for path, why in zip(files, reasons) if why is None],
-            [dict(path=str(path), reason=why) for path, why in zip(files, reasons) if why is not None])
+# %% ../nbs/01_split.ipynb #2f0cf7c0
+_part_words = dict(train='training', valid='validation', test='test')
 
+def leak_words(
+    leakage: dict[str, dict], # from `leakage_between`
+) -> list[str]: # a sentence each, the worst first
+    "What leaks, in words"
+    return [f"{leak['share']:.1%} of {_part_words[one]} photos ({leak['copies']} of {leak['of']}) are copies of {_part_words[other]} photos"
+            for (one, _, other), leak in sorted(((name.split(), leak) for name, leak in leakage.items()), key=lambda pair: -pair[1]['share'])]
+
+# %% ../nbs/01_split.ipynb #1bb32be0
 def _labelled(
     folder: Path, # which was walked
     files: Sequence[Path], # photo files in it
@@ -1003,27 +1126,170 @@ def _labelled(
     except DataError: labels = {}
     return [labels.get(path, Photo(path, '', '')) for path in files]
 
+@dataclass
+class Audit:
+    "What was found out about a folder"
+    folder: Path # which
+    photos: list[Photo] # every file that should be a photo, with empty labels where the folders name none
+    copies: Copies # which of them show the same picture
+
+def audit_folder(
+    folder: Path | str, # photos at any depth, labelled or not
+    progress: bool=True, # show bars
+) -> Audit: # of all of them
+    "Look for copies in a folder"
+    root = Path(folder)
+    if not root.is_dir(): raise DataError(f"{folder}: no such folder; give one that holds photos")
+    files = [path for path in _walk(root) if path.suffix.lower() in PHOTO_ENDINGS]
+    if not files: raise DataError(f"{folder}: no photo in it; looked for {' '.join(PHOTO_ENDINGS)} at any depth")
+    photos = _labelled(root, files)
+    return Audit(root, photos, find_copies(photos, progress=progress))
+
 # %% ../nbs/01_split.ipynb #7f4b0bb2
+@patch
+def readable(self: Audit) -> list[int]: # positions in `photos`
+    "The photos that could be compared"
+    return [number for number in range(len(self.photos)) if number not in self.copies.unreadable]
+
+@patch
+def parts(self: Audit) -> list[str | None]: # 'train', 'valid', 'test' or None for each photo
+    "Which part of a published split each photo belongs to"
+    return [part_of(photo.path.relative_to(self.folder)) for photo in self.photos]
+
+@patch
+def groups(self: Audit) -> dict[str, list[list[int]]]: # positions of the photos of each picture, by what is wrong with them
+    "Pictures that several photos show: under two labels, in two parts, or merely more than once"
+    members, found = defaultdict(list), dict(conflicts=[], leaks=[], others=[])
+    for number in self.readable(): members[self.copies.groups[number]].append(number)
+    parts = self.parts()
+    for group in sorted(members.values(), key=len, reverse=True):
+        labels = {(photo.fruit, photo.freshness) for number in group if (photo := self.photos[number]).fruit}
+        if len(labels) > 1: found['conflicts'].append(group)
+        elif len({parts[number] for number in group} - {None}) > 1: found['leaks'].append(group)
+        elif len(group) > 1: found['others'].append(group)
+    return found
+
+@patch
+def leakage(self: Audit) -> dict[str, dict]: # as `leakage_between` returns it
+    "How much each part leaks into the others"
+    parts = self.parts()
+    return leakage_between([parts[number] for number in self.readable()], [self.copies.groups[number] for number in self.readable()])
+
+# %% ../nbs/01_split.ipynb #23808f84
+@patch
+def summary(self: Audit) -> dict: # counts, conflicts, leakage, unreadable files
+    "What `fruit_audit` prints"
+    readable, found, leakage = self.readable(), self.groups(), self.leakage()
+    return dict(folder=str(self.folder), photos=len(readable), pictures=len({self.copies.groups[number] for number in readable}),
+                exact_copies=sum(link.kind == 'exact' for link in self.copies.links), same_picture_groups=sum(map(len, found.values())),
+                label_conflicts=[[str(self.photos[number].path) for number in group] for group in found['conflicts']],
+                leakage=leakage, leaks=any(leak['copies'] for leak in leakage.values()),
+                unreadable=[dict(path=str(self.photos[number].path), reason=reason) for number, reason in self.copies.unreadable.items()])
+
+# %% ../nbs/01_split.ipynb #e969fdf0
+_page_style = '''<style>
+:root {color-scheme: light dark; --line: #8884; --warn: #b3541e; --soft: #8881}
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 0 auto; padding: 24px 16px 64px}
+h1 {font-size: 26px; margin: 0} h2 {font-size: 20px; margin: 40px 0 4px} p {margin: 4px 0 12px; overflow-wrap: anywhere}
+.numbers {display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; padding: 0; list-style: none}
+.numbers li {border: 1px solid var(--line); border-radius: 8px; padding: 8px 16px; min-width: 110px} .numbers b {display: block; font-size: 24px}
+.leak {border-left: 4px solid var(--warn); padding: 4px 12px; background: var(--soft); font-size: 18px}
+.group {display: flex; flex-wrap: wrap; gap: 10px; padding: 12px; border: 1px solid var(--line); border-radius: 8px; margin: 10px 0}
+figure {margin: 0; width: 116px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere} figure img {width: 112px; height: 112px; object-fit: contain; background: var(--soft); border-radius: 4px; display: block}
+.proof {margin-left: auto; border-left: 1px solid var(--line); padding-left: 10px} .part {font-weight: 600; color: var(--warn)}
+</style>'''
+
+def _picture(
+    image: Image.Image, # to show
+    kind: str, # CSS class
+    alt: str, # what a person who does not see it should know; escaped already
+    caption: str, # HTML
+) -> str: # HTML
+    "A picture with a caption"
+    return f'<figure class="{kind}"><img src="{thumbnail(image, 112)}" alt="{alt}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+
+# %% ../nbs/01_split.ipynb #9166233e
+@patch
+def photo_html(self: Audit,
+    number: int, # position of a photo
+) -> str: # HTML
+    "One photo, its part, its label and its name"
+    photo, part = self.photos[number], self.parts()[number]
+    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(photo.path.relative_to(self.folder)))
+    return _picture(load_photo(photo.path), 'photo', name, (f'<span class="part">{part}</span> ' if part else '') + (f'{label}<br>' if label else '') + name)
+
+@patch
+def proof_html(self: Audit,
+    link: Link, # of two photos of the folder
+) -> str: # HTML
+    "Two photos, the one laid on the other, by turns as the fields of a chessboard"
+    first, second = load_photo(self.photos[link.first].path), load_photo(self.photos[link.second].path)
+    how = 'mirrored, ' if link.mirrored else ''
+    caption = 'the same bytes' if link.kind == 'exact' else f'weakest link: {how}{link.inliers} points agree, sure {link.sureness:.2f}'
+    return _picture(checker(first, lay_over(first, second, link.transform)), 'proof', 'two of these photos, one laid on the other', caption)
+
+# %% ../nbs/01_split.ipynb #a427011e
+@patch
+def group_html(self: Audit,
+    group: Sequence[int], # positions of photos of one picture
+    links: Sequence[Link], # among them
+    most: int=14, # photos shown
+) -> str: # HTML
+    "The photos of one picture, and the weakest link that holds them together"
+    more = f'<figure>and {len(group) - most} more</figure>' if len(group) > most else ''
+    return f'<div class="group">{"".join(self.photo_html(number) for number in group[:most])}{more}{self.proof_html(min(links, key=lambda link: link.sureness))}</div>'
+
+@patch
+def numbers_html(self: Audit) -> str: # HTML
+    "What counts, in large figures and in sentences"
+    report, lines = self.summary(), leak_words(self.leakage())
+    counts = {'photos': report['photos'], 'pictures': report['pictures'], 'exact copies': report['exact_copies'], 'pictures with copies': report['same_picture_groups'],
+              'conflicts of label': len(report['label_conflicts']), 'unreadable files': len(report['unreadable'])}
+    figures = ''.join(f'<li><b>{count:,}</b>{what}</li>' for what, count in counts.items())
+    return f'<ul class="numbers">{figures}</ul>' + ''.join(f'<p class="leak">{line}</p>' for line in lines)
+
+# %% ../nbs/01_split.ipynb #6b83dba7
+_sections = dict(conflicts=('One picture, two labels', 'At least one of the labels is wrong.'),
+                 leaks=('One picture in several parts', 'Who trains on the one part and is tested on the other is tested on what was learnt by heart.'),
+                 others=('More pictures with copies', 'Keep the photos of one picture on one side of any split.'))
+
+@patch
+def page(self: Audit,
+    most: int=100, # groups shown in each section
+    progress: bool=True, # show a bar
+) -> str: # HTML that needs no other file
+    "The report: numbers first, then every picture that several photos show, the largest groups first"
+    links, found = defaultdict(list), self.groups()
+    for link in self.copies.links: links[self.copies.groups[link.first]].append(link)
+    body = [f'<h1>Copies in {html.escape(self.folder.resolve().name)}</h1>', self.numbers_html()]
+    with progress_bar(total=sum(min(most, len(groups)) for groups in found.values()), note='writing the report', unit='group', show=progress) as bar:
+        for kind, groups in found.items():
+            if not groups: continue
+            title, words = _sections[kind]
+            words += f' The largest {most} of {len(groups):,} are shown.' if len(groups) > most else ''
+            body.append(f'<h2>{title} ({len(groups):,})</h2><p>{words}</p>')
+            for group in groups[:most]: body.append(self.group_html(group, links[self.copies.groups[group[0]]])); bar.update()
+    if self.copies.unreadable: body.append('<h2>Files that could not be read</h2>' + ''.join(f'<p>{html.escape(reason)}</p>' for reason in self.copies.unreadable.values()))
+    return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Copies</title>{_page_style}<body>{"".join(body)}</body></html>'
+
+# %% ../nbs/01_split.ipynb #73c5b4b6
 @command(status=lambda report: int(report['leaks'] or bool(report['label_conflicts'])), failed=2)
 def fruit_audit(
     folder: str, # a folder of photos, labelled or not
-    out: str=None, # write path<TAB>group of every readable photo to this file
+    out: str=None, # write path<TAB>group of every readable photo to this file, and a report with pictures beside it (.html)
 ) -> dict: # counts, conflicts, leakage, unreadable files
     "Which photos of a folder show the same picture? Exit status 0: clean, 1: leaks or conflicts of label, 2: wrong use"
-    root = Path(folder)
-    if not root.is_dir(): raise DataError(f"{folder}: no such folder; give one that holds photos")
-    found = [path for path in _walk(root) if path.suffix.lower() in PHOTO_ENDINGS]
-    if not found: raise DataError(f"{folder}: no photo in it; looked for {' '.join(PHOTO_ENDINGS)} at any depth")
-    files, unreadable = _readable(found)
-    grouping = group_photos(_labelled(root, files), stems=False)
-    if out:
-        with write_whole(out) as file: file.writelines(f"{_tsv(path)}\t{group}\n" for path, group in zip(files, grouping.groups))
-    leakage = leakage_between([part_of(path.relative_to(root)) for path in files], grouping.groups)
-    return dict(folder=folder, photos=len(files), pictures=len(set(grouping.groups)), exact_copies=len(grouping.links['content']),
-                same_picture_groups=sum(len(members) > 1 for members in grouping.members().values()),
-                label_conflicts=[[str(photo.path) for photo in photos] for photos in label_conflicts(grouping) if all(photo.fruit for photo in photos)],
-                leakage=leakage, leaks=any(leak['copies'] for leak in leakage.values()), unreadable=unreadable)
+    audit = audit_folder(folder)
+    report = audit.summary()
+    for line in [audit.copies, *leak_words(report['leakage']), *audit.copies.unreadable.values()]: print(line, file=sys.stderr)
+    if not out: return report
+    page = Path(out).with_suffix('.html') if Path(out).suffix != '.html' else Path(f'{out}.html')
+    try:
+        with write_whole(out) as file: file.writelines(f"{_tsv(audit.photos[number].path)}\t{audit.copies.groups[number]}\n" for number in audit.readable())
+        with write_whole(page) as file: file.write(audit.page())
+    except OSError as error: raise DataError(f"{out}: can't be written ({error.strerror or error}); name a file in a folder of yours with --out") from None
+    return report | dict(out=str(out), report=str(page))
 
 def _tsv(path: Path) -> str:
     "A path on one line of a TSV file"
-    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n')
+    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')

@@ -1,8 +1,12 @@
 """What the tests share: the root of the repository and a way to run its commands."""
 import configparser
+import io
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,3 +37,70 @@ def small_weights(tmp_path_factory) -> Path:
 
 
 SMALL = 'timm/test_efficientnet.r160_in1k'
+
+
+# -- servers and browsers ----------------------------------------------------------------------------------------------
+
+def find_chromium():
+    "A Chromium on the path, else playwright's own; without either a failure in CI and a skip elsewhere."
+    for name in ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'):
+        if found := shutil.which(name): return found
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        if Path(own := playwright.chromium.executable_path).exists(): return own
+    words = "no Chromium found: install one with `apt-get install chromium` or `playwright install chromium`"
+    if os.environ.get('CI', '').lower() in ('1', 'true', 'yes'): pytest.fail(words)
+    pytest.skip(words)
+
+
+@contextmanager
+def running(command, log, **kwargs):
+    "A process of ours that ends with the test."
+    with open(log, 'wb') as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **kwargs)
+        try: yield process
+        finally:
+            process.terminate()
+            try: process.wait(30)
+            except subprocess.TimeoutExpired: process.kill(); process.wait()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def jpeg(photo, **kwargs):
+    stream = io.BytesIO()
+    photo.save(stream, 'JPEG', **kwargs)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope='session')
+def turning_fruit():
+    "Two photos of a drawn fruit, before and after, which the shipped network tells apart, and the fruit's name"
+    from fruit_freshness.data import DRAWN_FRUITS, draw_photo
+    from fruit_freshness.infer import Predictor
+    predictor = Predictor()
+    for seed in range(200):
+        fruit = DRAWN_FRUITS[seed % 4]
+        photos = [draw_photo(fruit, freshness, seed, 320).image for freshness in ('Fresh', 'Rotten')]
+        fresh, rotten = predictor.predict(photos)
+        if (fresh.fruit, rotten.fruit, fresh.freshness, rotten.freshness) == (fruit, fruit, 'Fresh', 'Rotten') and fresh.accepted and rotten.accepted: return fruit, *photos
+    raise AssertionError('the shipped network tells no drawn fruit from itself when rotten')
+
+
+@pytest.fixture(scope='session')
+def chromium(tmp_path_factory, turning_fruit):
+    "A browser whose camera sees a fruit that is fresh for three seconds, then rotten for three, and so on"
+    from playwright.sync_api import sync_playwright
+    executable, film = find_chromium(), tmp_path_factory.mktemp('camera')/'camera.mjpeg'
+    _, fresh, rotten = turning_fruit
+    film.write_bytes(90 * jpeg(fresh, quality=90) + 90 * jpeg(rotten, quality=90)) # 30 pictures a second
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[
+            '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run',
+            '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream', f'--use-file-for-fake-video-capture={film}'])
+        yield browser
+        browser.close()

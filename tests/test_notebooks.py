@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, run
 from readme import readme
 
-NUMBERED = sorted(path.name for path in (ROOT/'nbs').glob('[0-9]*.ipynb'))
+PAGES = sorted(path.relative_to(ROOT/'nbs').as_posix() for pattern in ('[0-9]*.ipynb', 'apps/*.ipynb') for path in (ROOT/'nbs').glob(pattern))
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def test_readme_is_in_step():
     assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(), 'run `make readme` and commit'
 
 
-@pytest.mark.parametrize('name', ['index.ipynb', *NUMBERED])
+@pytest.mark.parametrize('name', ['index.ipynb', *PAGES])
 def test_opens_in_colab(name):
     "A badge that leads to this very notebook, and a hidden cell that installs on Colab alone"
     cells = json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']
@@ -54,7 +54,7 @@ def test_opens_in_colab(name):
     assert any(source.startswith('#| hide') and "if 'google.colab' in sys.modules:" in source for source in text[:5])
 
 
-@pytest.mark.parametrize('name', ['index.ipynb', *NUMBERED])
+@pytest.mark.parametrize('name', ['index.ipynb', *PAGES])
 def test_stored_outputs(name):
     "A notebook was run from top to bottom, without an error, stays small, and names no path of the computer it ran on"
     path = ROOT/'nbs'/name

@@ -2,14 +2,14 @@
 
 Needs Chromium (`apt-get install chromium`) or one that playwright has installed (`playwright install chromium`).
 Pictures of the page go to the folder in `WIDGET_SHOTS`, where it is set."""
-import base64, io, json, os, shutil, socket, subprocess, sys, threading, time, urllib.request
-from contextlib import contextmanager
+import base64, json, os, sys, threading, time, urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from conftest import free_port, jpeg, running
 from fruit_freshness.data import draw_photo
 
 WAIT = int(os.environ.get('WIDGET_WAIT', 120)) * 1000 # ms; longest wait for anything on the page: a loaded machine takes its time
@@ -20,38 +20,6 @@ NOTEBOOK_CELLS = ["from fruit_freshness.infer import Predictor, FruitWidget\n"
 
 
 # -- what the page needs ---------------------------------------------------------------------------------------------
-
-def find_chromium():
-    "A Chromium on the path, else playwright's own; without either a failure in CI and a skip elsewhere."
-    for name in ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'):
-        if found := shutil.which(name): return found
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        if Path(own := playwright.chromium.executable_path).exists(): return own
-    words = "no Chromium found: install one with `apt-get install chromium` or `playwright install chromium`"
-    if os.environ.get('CI', '').lower() in ('1', 'true', 'yes'): pytest.fail(words)
-    pytest.skip(words)
-
-@contextmanager
-def running(command, log, **kwargs):
-    "A process of ours that ends with the test."
-    with open(log, 'wb') as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **kwargs)
-        try: yield process
-        finally:
-            process.terminate()
-            try: process.wait(30)
-            except subprocess.TimeoutExpired: process.kill(); process.wait()
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-def jpeg(photo, **kwargs):
-    stream = io.BytesIO()
-    photo.save(stream, 'JPEG', **kwargs)
-    return stream.getvalue()
 
 def grainy(fruit, freshness, seed):
     "A drawn photo with the grain of a real one, so that no two files have a stretch of bytes in common."
@@ -100,16 +68,6 @@ def lab(tmp_path_factory):
                 assert process.poll() is None and time.monotonic() < ends, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
                 time.sleep(.2) # between two tries to reach the server
         yield address, root/'notebooks', token
-
-@pytest.fixture(scope='module')
-def chromium():
-    from playwright.sync_api import sync_playwright
-    executable = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=[
-            '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'])
-        yield browser
-        browser.close()
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
@@ -269,6 +227,23 @@ def test_address(page, photo_host):
 def test_example(page):
     page.page.get_by_role('button', name='Show an example').click()
     check_answer(page.card('a drawn rotten apple'))
+
+def test_heat_and_table(page, photos):
+    "With the toggle on, a card shows where the answers come from; all answers so far can be copied or saved"
+    folder, _ = photos
+    toggle = page.page.get_by_role('button', name='Show where it looks')
+    toggle.click()
+    page.upload(folder/'apple.jpg')
+    page.page.locator('.fruit-card .fruit-heat img').nth(1).wait_for()
+    page.rest()
+    assert page.cards.first.locator('.fruit-heat img').evaluate_all('images => images.length === 2 && images.every(image => image.complete && image.naturalWidth > 50)')
+    page.shot('6-heat')
+    toggle.click()
+    page.page.get_by_role('button', name='Table').click()
+    page.page.get_by_role('link', name='save answers.csv').wait_for()
+    lines = page.page.get_by_label('Answers').input_value().splitlines()
+    assert lines[0].startswith('source,fruit,freshness') and len(lines) == 1 + page.cards.count() and 'apple.jpg' in lines[-1]
+    page.shot('7-table')
 
 def test_uploads_are_not_saved(page, photos):
     "The saved notebook holds the widgets, but of the uploads only small copies."
