@@ -20,6 +20,7 @@ __all__ = ['WHEEL_BACKBONE', 'BALANCES', 'FORMAT', 'ModelError', 'create_backbon
 
 # %% ../nbs/02_model.ipynb #31aae2e2
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 import torch.nn.functional as F
 from .data import FRESHNESS, FruitError, Normalisation, write_whole
@@ -168,13 +169,11 @@ class FruitNet(nn.Module):
         self.config, self.backbone = config, backbone
         with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, *[config.normalisation.size] * 2)).shape[1]
         self.shared, self.fruit_head, self.freshness_head = shared_mlp(width), head(len(config.fruits)), head(len(config.freshness))
-        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # nothing is novel until `fit_novelty` says what is
+        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # every photo is as novel as any other until `fit_novelty` says what is known
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
 # %% ../nbs/02_model.ipynb #ec26a60d
-from fastcore.basics import patch
-
 @patch
 def heads(self: FruitNet,
     features: Tensor, # `(N, features)` of the backbone
@@ -383,16 +382,18 @@ def next_epoch(self: LossBalance,
 # %% ../nbs/02_model.ipynb #f0188e17
 class Answers(NamedTuple):
     "What the network says of a batch, all in float32"
-    fruit: Tensor # `(N, fruits)` probabilities, calibrated if temperatures were fitted
+    fruit: Tensor # `(N, fruits)` probabilities
     freshness: Tensor # `(N, 2)` probabilities
     novelty: Tensor # `(N,)` at least 0; `novelty_threshold` tells from where on it is too much
 
 def novelty(
     net: FruitNet, # whose backbone gave the features
     features: Tensor, # `(N, features)` of its backbone
-) -> Tensor: # `(N,) float32`, 0 until `fit_novelty`
-    "Distance to the nearest class centre in the whitened space of the features"
-    return torch.cdist(F.normalize(features.float(), dim=1) @ net.novelty_basis.float(), net.novelty_centres.float()).min(1).values
+) -> Tensor: # `(N,) float32`, 0 to 2; 1 for every photo until `fit_novelty`
+    "Distance to the nearest training photo, for features of length one; what lies outside the kept directions counts in full"
+    places = F.normalize(features.float(), dim=1) @ net.novelty_basis.float()
+    nearest = torch.cdist(places, net.novelty_centres.float()).min(1).values
+    return (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
 
 # %% ../nbs/02_model.ipynb #4bd19354
 def fast_dtype(
@@ -416,29 +417,25 @@ def autocast(
 def answer(
     net: FruitNet, # in eval mode
     images: Tensor, # `(N, 3, size, size) float32`, normalised
+    calibrated: bool=True, # at the temperatures that were fitted; else at 1
 ) -> Answers: # probabilities and novelty
     "Both tasks' probabilities and the novelty of a batch"
+    fruit, freshness = (net.config.fruit_temperature, net.config.freshness_temperature) if calibrated else (1, 1)
     with autocast(images.device):
         features = net.backbone(images.contiguous(memory_format=torch.channels_last))
         logits = net.heads(features)
-    return Answers(F.softmax(logits.fruit.float() / net.config.fruit_temperature, dim=1),
-                   F.softmax(logits.freshness.float() / net.config.freshness_temperature, dim=1), novelty(net, features))
+    return Answers(F.softmax(logits.fruit.float() / fruit, dim=1), F.softmax(logits.freshness.float() / freshness, dim=1), novelty(net, features))
 
 # %% ../nbs/02_model.ipynb #db426779
 def fit_novelty(
-    net: FruitNet, # gets its basis and centres
+    net: FruitNet, # gets its basis and what it remembers
     features: Tensor, # `(N, features)` of training photos
-    classes: Tensor, # `(N,) int64`: one class for each fruit and freshness
-    width: int=128, # directions kept
+    width: int=64, # directions kept
 ) -> None:
-    "Fit the space in which novelty is measured: the directions in which the photos differ most, each scaled so that photos of one class spread by one"
+    "Remember where training photos lie in the directions in which they differ most"
     features = F.normalize(features.double(), dim=1)
-    labels, places = classes.unique(return_inverse=True)
-    means = torch.stack([features[classes == label].mean(0) for label in labels])
-    directions = torch.linalg.svd(features - features.mean(0), full_matrices=False).Vh[:width].T
-    spread = ((features - means[places]) @ directions).std(0, correction=0)
-    basis = directions / spread.clamp(min=max(1e-3 * float(spread.max()), 1e-6)) # a handful of photos may not spread at all
-    net.novelty_basis, net.novelty_centres = (tensor.float().to(net.novelty_basis.device) for tensor in (basis, means @ basis))
+    basis = torch.linalg.svd(features, full_matrices=False).Vh[:width].T
+    net.novelty_basis, net.novelty_centres = (tensor.float().contiguous().to(net.novelty_basis.device) for tensor in (basis, features @ basis))
 
 # %% ../nbs/02_model.ipynb #e15b0042
 FORMAT = 1 # of the model folder; a larger one was written by a later release

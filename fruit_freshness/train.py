@@ -16,8 +16,8 @@ __all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 
            'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'epoch_line',
            'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
            'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate',
-           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'fit_temperature', 'at_temperature',
-           'confidence_for_risk', 'calibrate', 'backbone_features', 'uncalibrated', 'crossfit', 'report',
+           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
+           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
            'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
            'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
            'with_fruits', 'fruit_evaluate']
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from fastcore.basics import patch
 from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Sampler
@@ -205,8 +206,6 @@ class Trainer:
         self.class_weights = [class_weights(task, classes).to(self.accelerator.device) for task, classes in zip(labels, (len(fruits), 2))] if config.weigh_classes else (None, None)
 
 # %% ../nbs/03_train.ipynb #390c1a50
-from fastcore.basics import patch
-
 @patch
 def thaw(self: Trainer) -> None:
     "Let as many stages of the backbone learn as the recipe wants in this epoch"
@@ -280,7 +279,7 @@ def validate(self: Trainer) -> list[float]: # means in the order of `METRICS`
 def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
     "Validate, add a row to the history, keep the network if it is the best so far"
     state = self.state
-    sums = self.accelerator.reduce(torch.tensor(state.sums, device=self.accelerator.device)).tolist()
+    sums = self.accelerator.reduce(torch.tensor(state.sums, device=self.accelerator.device), reduction='sum').tolist()
     trained, valid = [value / sums[4] for value in sums], self.validate()
     row = dict(**{f'train_{name}': value for name, value in zip(METRICS, trained)}, **{f'valid_{name}': value for name, value in zip(METRICS, valid)},
                seconds=state.seconds, photos_per_second=sums[4] / state.seconds, train_fruit_weighted=trained[5], train_freshness_weighted=trained[6])
@@ -347,7 +346,7 @@ def checkpoints(self: Trainer) -> tuple[Path, Path, Path]: # the run's checkpoin
 def save_checkpoint(self: Trainer) -> None:
     "Replace the run's checkpoint; there is a whole one at any moment after the first"
     place, fresh, old = self.checkpoints()
-    sums = self.accelerator.reduce(torch.tensor(self.state.sums, device=self.accelerator.device)).tolist()
+    sums = self.accelerator.reduce(torch.tensor(self.state.sums, device=self.accelerator.device), reduction='sum').tolist()
     if self.accelerator.is_main_process: shutil.rmtree(fresh, ignore_errors=True)
     self.accelerator.wait_for_everyone()
     self.accelerator.save_state(str(fresh))
@@ -421,6 +420,7 @@ def try_rates(self: Trainer,
     steps: int=100, # from one to the other, in equal ratios
 ) -> list[tuple[float, float]]: # learning rates, and the training loss at each, smoothed
     "Raise the learning rate from step to step until the loss explodes; the trainer is put back as it was"
+    if self.accelerator.num_processes > 1: raise DataError("the search for a learning rate runs in one process; start it without accelerate launch")
     tried, smooth, groups = [], 0., self.optimiser.param_groups
     with tempfile.TemporaryDirectory() as before:
         self.accelerator.save_state(before)
@@ -436,6 +436,7 @@ def try_rates(self: Trainer,
         self.accelerator.load_state(before)
     return tried
 
+# %% ../nbs/03_train.ipynb #18d35163
 def show_rates(
     tried: Sequence[tuple[float, float]], # as `try_rates` returns them
 ):  # the matplotlib figure
@@ -504,12 +505,12 @@ def score_photos(
     groups: Sequence[int] | None=None, # source group of each; each its own by default
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show a bar
-) -> Scored: # answers and truth
+) -> Scored: # answers at temperature 1, and the truth
     "Let a network answer photos whose answers are known"
     device, was_training = next(net.parameters()).device, net.training
     net.eval()
     loader = make_loader(Pixels(photos, net, store), 64)
-    answers = [answer(net, images.to(device)) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
+    answers = [answer(net, images.to(device), calibrated=False) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
     net.train(was_training)
     fruit, freshness, novelty = (torch.cat(parts).cpu().numpy() for parts in zip(*answers))
     return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
@@ -683,18 +684,6 @@ def show_suspects(
     if not rows: figure.suptitle('no suspect labels')
     return figure
 
-# %% ../nbs/03_train.ipynb #fddad056
-def fit_temperature(
-    probs: np.ndarray, # `(N, classes)` at temperature 1
-    truth: np.ndarray, # `(N,)` class indices
-) -> float: # in 0.05..20
-    "The temperature at which the truth is most likely"
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-    logits = np.log(np.clip(probs.astype(float), 1e-12, 1))
-    loss = lambda log_temperature: -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean()
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
-
 # %% ../nbs/03_train.ipynb #a93f7453
 def at_temperature(
     probs: np.ndarray, # `(N, classes)` at temperature 1
@@ -702,7 +691,21 @@ def at_temperature(
 ) -> np.ndarray: # `(N, classes)` probabilities
     "The same answers, as sure as they should be"
     from scipy.special import softmax
-    return softmax(np.log(np.maximum(probs.astype(float), np.finfo(float).tiny)) / temperature, axis=1)
+    tiny = np.finfo(float).tiny # of which a logarithm can be taken
+    return softmax(np.log(np.maximum(probs.astype(float), tiny)) / temperature, axis=1).clip(tiny)
+
+# %% ../nbs/03_train.ipynb #fddad056
+def fit_temperature(
+    probs: np.ndarray, # `(N, classes)` at temperature 1
+    truth: np.ndarray, # `(N,)` class indices
+) -> float: # in 0.05..20
+    "The temperature at which the truth is most likely, as far as so many photos can tell"
+    from scipy.optimize import minimize_scalar
+    classes, photos = probs.shape[1], np.bincount(truth)[truth]
+    sure = ((photos + 1) / (photos + 2))[:, None]
+    targets = np.where(np.arange(classes) == truth[:, None], sure, (1 - sure) / max(classes - 1, 1))
+    loss = lambda log_temperature: -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1).mean()
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
 # %% ../nbs/03_train.ipynb #88726703
 STATED_RISK = .01 # errors among answers that are given
@@ -717,27 +720,32 @@ def confidence_for_risk(
     kept = np.flatnonzero(np.cumsum(~right[order]) / np.arange(1, len(right) + 1) <= risk)
     return float(confidence[order][kept[-1]]) if len(kept) else float(np.nextafter(confidence.max(), 2))
 
+# %% ../nbs/03_train.ipynb #1c030426
+def at_temperatures(
+    raw: Scored, # answers at temperature 1
+    fruit: float, # temperature of the fruit head
+    freshness: float, # temperature of the freshness head
+) -> Scored: # calibrated answers
+    "The same answers with both heads as sure as they should be"
+    return replace(raw, fruit_probs=at_temperature(raw.fruit_probs, fruit), freshness_probs=at_temperature(raw.freshness_probs, freshness))
+
 # %% ../nbs/03_train.ipynb #6765d868
 def calibrate(
     net: FruitNet, # its config and its novelty are filled in
     split: Split, # the one it was trained with
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show bars
-) -> Scored: # the validation photos with calibrated answers
+) -> Scored: # the validation photos with answers at temperature 1
     "Fit temperatures, novelty and thresholds of a trained network"
     config = net.config
-    config.fruit_temperature = config.freshness_temperature = 1.
-    classes = torch.tensor([2 * config.fruits.index(photo.fruit) + FRESHNESS.index(photo.freshness) for photo in split.train])
-    some = slice(None, None, max(1, len(split.train) // 1500)) # enough for the centres and the spread of each class
-    fit_novelty(net, backbone_features(net, split.train[some], store, progress), classes[some])
+    some = slice(None, None, max(1, len(split.train) // 1500)) # enough to be near every photo of a known kind
+    fit_novelty(net, backbone_features(net, split.train[some], store, progress))
     raw = score_photos(net, split.valid, split.groups('valid'), store, progress)
-    config.fruit_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth)
-    config.freshness_temperature = fit_temperature(raw.freshness_probs, raw.freshness_truth)
-    scored = replace(raw, fruit_probs=at_temperature(raw.fruit_probs, config.fruit_temperature), freshness_probs=at_temperature(raw.freshness_probs, config.freshness_temperature))
-    right = (scored.fruit_probs.argmax(1) == scored.fruit_truth) & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
-    config.confidence_threshold = confidence_for_risk(joint_confidence(scored), right)
-    config.novelty_threshold = float(np.quantile(scored.novelty, .99))
-    return scored
+    config.fruit_temperature, config.freshness_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth), fit_temperature(raw.freshness_probs, raw.freshness_truth)
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
+    config.confidence_threshold = confidence_for_risk(joint_confidence(scored), both_right(scored))
+    config.novelty_threshold = float(np.quantile(raw.novelty, .99))
+    return raw
 
 # %% ../nbs/03_train.ipynb #ca91f7c5
 @torch.inference_mode()
@@ -756,14 +764,6 @@ def backbone_features(
     return torch.cat(rows)
 
 # %% ../nbs/03_train.ipynb #136357c4
-def uncalibrated(
-    scored: Scored, # answers of `net`
-    net: FruitNet, # whose temperatures are taken out
-) -> Scored: # the same answers at temperature 1
-    "Answers as they were before calibration"
-    return replace(scored, fruit_probs=at_temperature(scored.fruit_probs, 1 / net.config.fruit_temperature),
-                   freshness_probs=at_temperature(scored.freshness_probs, 1 / net.config.freshness_temperature))
-
 def _taken(scored: Scored, which: np.ndarray) -> Scored:
     "Some of the photos"
     return replace(scored, photos=[scored.photos[i] for i in which], **{name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')})
@@ -778,8 +778,7 @@ def crossfit(
     fruit, freshness, given = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float), np.ones(len(raw.photos), bool)
     folds = min(folds, len(set(raw.groups.tolist())))
     for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
-        temperatures = fit_temperature(raw.fruit_probs[rest], raw.fruit_truth[rest]), fit_temperature(raw.freshness_probs[rest], raw.freshness_truth[rest])
-        warm = replace(raw, fruit_probs=at_temperature(raw.fruit_probs, temperatures[0]), freshness_probs=at_temperature(raw.freshness_probs, temperatures[1]))
+        warm = at_temperatures(raw, fit_temperature(raw.fruit_probs[rest], raw.fruit_truth[rest]), fit_temperature(raw.freshness_probs[rest], raw.freshness_truth[rest]))
         threshold = confidence_for_risk(joint_confidence(_taken(warm, rest)), both_right(_taken(warm, rest)), risk)
         fruit[fold], freshness[fold], given[fold] = warm.fruit_probs[fold], warm.freshness_probs[fold], joint_confidence(warm)[fold] >= threshold
     return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
@@ -979,7 +978,7 @@ def finish_run(
     store: PhotoStore | None=None, # decoded photos
 ) -> dict: # the metrics
     "Calibrate, evaluate, draw and save"
-    raw = uncalibrated(calibrate(net, split, store), net)
+    raw = calibrate(net, split, store)
     scored, given = crossfit(raw)
     metrics = report(raw, scored, given & (raw.novelty <= net.config.novelty_threshold))
     net.config.training, net.config.metrics = dict(facts, notes=diagnose(history, metrics, baseline)), metrics
@@ -1105,8 +1104,8 @@ def fruit_evaluate(
     say(found); say(checked)
     grouping = group_photos(checked.photos)
     say(grouping)
-    scored = score_photos(net, checked.photos, grouping.groups, checked.store)
-    raw, config = uncalibrated(scored, net), net.config
+    raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
     given = (joint_confidence(scored) >= config.confidence_threshold) & (scored.novelty <= (np.inf if config.novelty_threshold is None else config.novelty_threshold))
     metrics = report(raw, scored, given)
     say(metrics_table(metrics))
