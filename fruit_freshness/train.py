@@ -12,21 +12,21 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule',
-           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'say', 'heard_stop', 'Progress',
-           'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'epoch_line',
-           'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
-           'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate',
-           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
-           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
-           'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
-           'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
-           'with_fruits', 'fruit_evaluate']
+           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'heard_stop',
+           'Progress', 'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed',
+           'epoch_line', 'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval',
+           'macro_f1_interval', 'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right',
+           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature',
+           'fit_temperature', 'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit',
+           'report', 'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos',
+           'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos',
+           'fruit_train', 'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
 from fastcore.basics import patch
 from torch import Tensor
 from torch.optim import lr_scheduler
@@ -136,12 +136,17 @@ def batch_sums(
         columns += [torch.nn.functional.cross_entropy(scores.float(), truth, reduction='none'), (scores.argmax(1) == truth).float()]
     return torch.stack(columns, dim=1).detach()
 
+# %% ../nbs/03_train.ipynb #dfccc646
+def processes() -> PartialState: # which process this is, of how many, and its device
+    "The processes that work together: on graphics cards, or on the processor for want of them or by `ACCELERATE_USE_CPU`"
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU') or ('LOCAL_RANK' in os.environ and not torch.cuda.is_available()))
+
 # %% ../nbs/03_train.ipynb #8a118db0
 def say(
     words: object, # anything with a readable `str`
 ) -> None:
     "Tell the person at the terminal; results go to stdout, this goes to stderr"
-    if PartialState().is_main_process: tqdm.write(str(words), file=sys.stderr)
+    if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
 
 # %% ../nbs/03_train.ipynb #01a060ec
 @contextmanager
@@ -174,7 +179,7 @@ def make_accelerator(
     gradual: bool=False, # some parameters have no gradient at first
 ) -> Accelerator: # one state a process, however often it is asked for
     "The device, its processes, and the number format"
-    return Accelerator(mixed_precision={torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(PartialState().device), 'no'),
+    return Accelerator(mixed_precision={torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(processes().device), 'no'),
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)])
 
 # %% ../nbs/03_train.ipynb #516fbfaf
@@ -196,12 +201,13 @@ class Trainer:
         self.sampler, self.balance = EpochSampler(len(self.dataset), config.seed), LossBalance(config.balance, config.task_weights)
         freeze_backbone(net, len(config.unfreeze)) # several processes must know from the start what will ever learn
         optimiser = torch.optim.Adam(parameter_groups(net, self.balance, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.net, self.prepared_balance, self.optimiser, self.train_loader, self.valid_loader = self.accelerator.prepare(
-            net.to(memory_format=torch.channels_last), self.balance, optimiser, make_loader(self.dataset, batch, self.sampler),
+        self.net, self.optimiser, self.train_loader, self.valid_loader = self.accelerator.prepare(
+            net.to(memory_format=torch.channels_last), optimiser, make_loader(self.dataset, batch, self.sampler),
             make_loader(PhotoDataset(split.valid, fruits, valid_transforms(normalisation), store), 2 * batch))
+        self.prepared_balance = self.accelerator.prepare(self.balance) if self.balance.log_variance.requires_grad else self.balance.to(self.accelerator.device)
         epoch = len(self.train_loader)
         self.schedule = make_schedule(optimiser, config.schedule, config.epochs * epoch, round(config.warmup * epoch))
-        self.accelerator.register_for_checkpointing(self.schedule)
+        self.accelerator.register_for_checkpointing(self.schedule, self.balance)
         labels = [fruits.index(photo.fruit) for photo in split.train], [FRESHNESS.index(photo.freshness) for photo in split.train]
         self.class_weights = [class_weights(task, classes).to(self.accelerator.device) for task, classes in zip(labels, (len(fruits), 2))] if config.weigh_classes else (None, None)
 
@@ -626,10 +632,11 @@ def evaluate(
 def show_confusion(
     metrics: dict, # as `evaluate` returns them
 ):  # the matplotlib figure
-    "Confusion matrices of both tasks, rows the truth"
+    "Confusion matrices of both tasks and of both together, rows the truth"
     import matplotlib.pyplot as plt
-    tasks = [task for task in ('fruit', 'freshness') if metrics[task]]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 4), layout='constrained', squeeze=False)
+    tasks = [task for task in ('fruit', 'freshness', 'both') if metrics[task]]
+    widths = [max(3.6, .55 * len(metrics[task]['labels'])) for task in tasks]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), layout='constrained', squeeze=False, width_ratios=widths)
     for axis, task in zip(axes[0], tasks):
         counts, labels = np.array(metrics[task]['confusion']), metrics[task]['labels']
         shares = counts / counts.sum(1, keepdims=True).clip(1)
@@ -701,8 +708,8 @@ def fit_temperature(
 ) -> float: # in 0.05..20
     "The temperature at which the truth is most likely, as far as so many photos can tell"
     from scipy.optimize import minimize_scalar
-    classes, photos = probs.shape[1], np.bincount(truth)[truth]
-    sure = ((photos + 1) / (photos + 2))[:, None]
+    photos, classes = probs.shape
+    sure = (photos + 1) / (photos + 2)
     targets = np.where(np.arange(classes) == truth[:, None], sure, (1 - sure) / max(classes - 1, 1))
     loss = lambda log_temperature: -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
@@ -825,7 +832,7 @@ def show_reliability(
         for scored, color, name in ((before, '#9aa0a6', 'before'), (after, '#c8553d', 'after')):
             probs, truth = getattr(scored, f'{task}_probs')[some], getattr(scored, f'{task}_truth')[some]
             if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {calibration_error(confidence, right):.3f}')
-        axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='upper left')
+        axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='lower right')
         axis.set_xlabel('confidence'); axis.set_xlim(0, 1.02); axis.set_ylim(-.03, 1.05); axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share right')
     plt.close(figure)
@@ -1098,7 +1105,7 @@ def fruit_evaluate(
     out: str=None, # write metrics.json and figures there
 ) -> dict: # n, and the metrics under fruit and freshness
     "Score a network on a labelled folder; one JSON object on stdout"
-    net = load_model(model or shipped_model(), PartialState().device)
+    net = load_model(model or shipped_model(), processes().device)
     found = find_photos(folder)
     checked = check_photos(found.photos, net.config.normalisation.size)
     say(found); say(checked)
