@@ -912,8 +912,8 @@ def prepare_photos(
     found = find_photos(fetch_data(data, out))
     checked = check_photos(found.photos, size)
     say(found); say(checked)
-    with write_whole(out/'set_aside.csv') as file:
-        csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
+    if processes().is_main_process:
+        with write_whole(out/'set_aside.csv') as file: csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
     return checked, sorted({photo.fruit for photo in checked.photos})
 
 # %% ../nbs/03_train.ipynb #96b82495
@@ -949,7 +949,7 @@ def _run_split(
         split = split_photos(grouping, config.valid, config.seed)
     if len(split.train) < 2: raise DataError(f"{len(split.train)} photo is left to train on; add photos of other pictures")
     audit_split(split)
-    save_split(split, out/'split.csv')
+    if processes().is_main_process: save_split(split, out/'split.csv')
     say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate")
     return split
 
@@ -1026,6 +1026,7 @@ def metrics_table(
         accuracy, f1 = (f'{low:.3f} to {high:.3f}' for low, high in (m['accuracy_ci95'], m['macro_f1_ci95']))
         lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}{m['ece_before']:>8.3f}{sum(map(sum, m['confusion'])):>8}")
         lines += [f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
+    lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
     answers = metrics['answers']
     if answers['risk'] is None: return '\n'.join([*lines, 'no photo gets an answer: none is sure enough'])
     return '\n'.join([*lines, f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong ({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%}), "
