@@ -1418,8 +1418,8 @@ class PhotoDataset:
         photo = self.photos[index]
         pixels = self.store[photo.path] if self.store and photo.path in self.store else np.asarray(load_photo(photo.path))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) & 0x7fff_ffff)
-            image = self.transform(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+            torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) & 0x7fff_ffff)
+            image = self.transform(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))) # in the order in which the transforms go through it
         return image, self.fruits.index(photo.fruit), FRESHNESS.index(photo.freshness)
 
 # %% ../nbs/00_data.ipynb #b1a5bd23
