@@ -5,8 +5,10 @@ would still call the same: turned with any colour in the corners, cut out and pu
 hue, out of focus, compressed, partly hidden. Now and then decay is painted on a fresh fruit, which is rotten then. The weights are averaged
 over the steps, and the network ends half-way between what it was and that average: as good as before on photos like those of its training, better on others."""
 from __future__ import annotations
-import re
-from collections.abc import Sequence
+import os, re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +191,18 @@ def draw_batch(
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (net.config.normalisation.mean, net.config.normalisation.std))
     return (images - mean) / std, torch.tensor(fruits), torch.tensor(freshness), torch.tensor(counts)
 
+def draw_ahead(
+    steps: int, # batches
+    seed: int, # of all views
+    *what, # as `draw_batch` takes it
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]: # as `draw_batch` returns them
+    "Draw batches while the network learns from earlier ones; each has its own source of chance, so that their order changes nothing"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = deque()
+        for step in range(steps + 4):
+            if step < steps: waiting.append(pool.submit(draw_batch, np.random.default_rng([seed, step]), *what))
+            if step >= 4: yield waiting.popleft().result()
+
 def harden(
     net: FruitNet, # trained; its last stage and its heads go on learning
     pictures: Sequence[Sequence[Photo]], # training photos by picture
@@ -200,7 +214,7 @@ def harden(
 ) -> FruitNet: # half-way between what it was and the average of its weights over the steps
     "Train on views, average the weights over the steps (Polyak and Juditsky 1992), and go half of the way there (Wortsman et al. 2022, arXiv 2109.01903)"
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    rng, fruit_of = np.random.default_rng(seed), [photos[0].fruit for photos in pictures]
+    fruit_of = [photos[0].fruit for photos in pictures]
     torch.manual_seed(seed)
     chances = np.array([3. if fruit_of.count(fruit) < 100 else 1. for fruit in fruit_of]); chances /= chances.sum()
     body, heads = [p for p in net.backbone.parameters() if p.requires_grad], [p for part in (net.shared, net.fruit_head, net.freshness_head) for p in part.parameters()]
@@ -210,8 +224,7 @@ def harden(
     net.train()
     for module in net.backbone.modules():
         if isinstance(module, nn.BatchNorm2d): module.eval() # its statistics stay those of ImageNet and of the first training
-    for _ in progress_bar(range(steps), note='hardening', unit='step'):
-        images, fruit, freshness, counts = draw_batch(rng, pictures, chances, store, net, batch)
+    for images, fruit, freshness, counts in progress_bar(draw_ahead(steps, seed, pictures, chances, store, net, batch), total=steps, note='hardening', unit='step'):
         logits = net(images.contiguous(memory_format=torch.channels_last))
         loss = (F.cross_entropy(logits.fruit, fruit, reduction='none', label_smoothing=.03) * counts).mean() + F.cross_entropy(logits.freshness, freshness, label_smoothing=.05)
         optimiser.zero_grad(); loss.backward(); nn.utils.clip_grad_norm_(body + heads, 2.); optimiser.step(); schedule.step(); average.update_parameters(net)
