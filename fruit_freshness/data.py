@@ -17,10 +17,10 @@ from pathlib import Path
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
            'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'need_extra',
            'progress_bar', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
-           'draw_sample', 'load_photo', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos', 'kaggle_folder',
-           'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked', 'check_photos',
-           'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms',
-           'train_transforms', 'PhotoDataset', 'show_tensors']
+           'draw_sample', 'load_photo', 'shrink', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos',
+           'kaggle_folder', 'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked',
+           'check_photos', 'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation',
+           'valid_transforms', 'train_transforms', 'PhotoDataset', 'show_tensors']
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
@@ -979,10 +979,10 @@ def _upright_rgb(
     image: Image.Image, # as decoded, any mode
 ) -> Image.Image: # mode RGB, turned as its EXIF flag says
     "What a viewer would show of `image`"
-    try: image = ImageOps.exif_transpose(image)
-    except Exception: pass # a damaged EXIF block says nothing about the orientation; the pixels are fine
+    try: image = ImageOps.exif_transpose(image) # a copy in any case
+    except Exception: image = image.copy() # a damaged EXIF block says nothing about the orientation; the pixels are fine
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'): image = _to_8bit(image)
-    return _on_white(image) if image.has_transparency_data else image.convert('RGB')
+    return _on_white(image) if image.has_transparency_data else image if image.mode == 'RGB' else image.convert('RGB')
 
 # %% ../nbs/00_data.ipynb #bf41755b
 def _name(source) -> str:
@@ -1003,11 +1003,13 @@ def _check_size(
 def _decode(
     source: Path | str | io.BytesIO, # a path or an open file
     name: str, # how a message calls it
+    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright
     "Decode the first frame of an image file"
     try:
         with Image.open(source, formats=FORMATS) as image:
             _check_size(image, name)
+            if side: image.draft(None, (2 * side, 2 * side))
             return _upright_rgb(image)
     except FruitError: raise
     except FileNotFoundError: raise PhotoError(f"{name}: no such file; check the spelling") from None
@@ -1020,6 +1022,7 @@ def _decode(
 # %% ../nbs/00_data.ipynb #22136303
 def load_photo(
     source: Path | str | bytes | io.BytesIO | Image.Image | np.ndarray, # an array is (height, width[, 3 or 4]) uint8
+    side: int | None=None, # of the square that it will be shrunk to, pixels: a large JPEG is decoded no finer than that needs; None: keep every pixel
 ) -> Image.Image: # RGB, upright, transparency on white
     "The photo that `source` holds, as a person would see it; `PhotoError` if it can't be shown"
     name = _name(source)
@@ -1032,7 +1035,15 @@ def load_photo(
     if isinstance(source, (bytes, bytearray)): source = io.BytesIO(source)
     if isinstance(source, io.BytesIO) and not source.getbuffer().nbytes or isinstance(source, (str, Path)) and os.path.isfile(source) and not os.path.getsize(source):
         raise PhotoError(f"{name}: an empty file; copy or download it again")
-    return _decode(source, name)
+    return _decode(source, name, side)
+
+# %% ../nbs/00_data.ipynb #995d513f
+def shrink(
+    photo: Image.Image, # RGB, any size
+    side: int, # pixels a side
+) -> Image.Image: # RGB, `side` x `side`
+    "A photo as the network sees it: a square, whatever its shape was"
+    return photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2)
 
 # %% ../nbs/00_data.ipynb #33281889
 _freshness_words = {word: state for state, words in dict(
@@ -1236,7 +1247,7 @@ class PhotoStore:
     ) -> None:
         "Keep `image`, resized to a square as the network sees it"
         row = self.rows.setdefault(path, len(self.rows))
-        self.pixels[row] = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, reducing_gap=2))
+        self.pixels[row] = np.asarray(shrink(image, self.size))
 
     def __getitem__(self, path): return self.pixels[self.rows[path]]
     def __contains__(self, path): return path in self.rows
@@ -1280,7 +1291,7 @@ def check_photos(
     "Decode every photo once; one that can't be shown is set aside with its reason and never stops the others"
     store = PhotoStore(size, len(photos)) if size else None
     def check(photo):
-        try: image = load_photo(photo.path)
+        try: image = load_photo(photo.path, size)
         except PhotoError as error: return str(error)
         if store: store.add(photo.path, image)
     reasons = map_photos(check, photos, 'checking photos', progress)
@@ -1407,8 +1418,8 @@ class PhotoDataset:
         photo = self.photos[index]
         pixels = self.store[photo.path] if self.store and photo.path in self.store else np.asarray(load_photo(photo.path))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) & 0x7fff_ffff)
-            image = self.transform(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+            torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) & 0x7fff_ffff)
+            image = self.transform(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))) # in the order in which the transforms go through it
         return image, self.fruits.index(photo.fruit), FRESHNESS.index(photo.freshness)
 
 # %% ../nbs/00_data.ipynb #b1a5bd23

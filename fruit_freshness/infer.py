@@ -4,27 +4,30 @@
 
 # %% ../nbs/04_infer.ipynb #d94b34a8
 from __future__ import annotations
-import json, os, sys
+import json, logging, os, sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 # %% auto #0
 __all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'split_url', 'show_url',
            'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
-           'why_not', 'expand_sources', 'read_source', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps',
-           'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict',
-           'confidence_bar', 'card_words', 'card_html', 'take_uploads', 'FruitWidget', 'FoundPhoto', 'find_commons',
-           'answers_csv']
+           'why_not', 'expand_sources', 'read_source', 'Graph', 'open_graph', 'Predictor', 'show_predictions',
+           'log_odds', 'feature_maps', 'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat',
+           'write_explanations', 'fruit_predict', 'confidence_bar', 'card_words', 'card_html', 'take_uploads',
+           'camera_button', 'camera_trouble', 'FruitWidget', 'FoundPhoto', 'find_commons', 'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
-from .data import (DataError, FRESHNESS_COLOURS, FruitError, PHOTO_ENDINGS, PhotoError, command, draw_photo, load_photo, progress_bar, show_photos,
-                                  thumbnail, valid_transforms, write_whole, _name, _walk)
-from .model import FruitNet, ModelError, answer, load_model, shipped_model
+from .data import (DataError, FRESHNESS_COLOURS, FruitError, Normalisation, PHOTO_ENDINGS, PhotoError, command, content_hash, draw_photo, load_photo,
+                                  progress_bar, show_photos, shrink, thumbnail, write_whole, _name, _walk)
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
 import errno, ipaddress, queue, re, socket, threading, time
@@ -365,41 +368,102 @@ def expand_sources(
 def read_source(
     source, # path, address, bytes, pillow image or array
     allow_private: bool=False, # fetch from private and local addresses, too
+    side: int | None=None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo or what is wrong with it
     "Load one photo from wherever it is; an error is returned, not raised"
     try:
         if isinstance(source, str) and '://' in source[:12]: return show_url(source), load_photo(fetch_photo(source, allow_private=allow_private))
         if isinstance(source, (str, Path)) and os.path.isdir(source): raise DataError(f"{source}: no photo in this folder; looked for {' '.join(PHOTO_ENDINGS)}")
-        return _name(source), load_photo(source)
+        return _name(source), load_photo(source, side)
     except FruitError as error: return _name(source), error
+
+# %% ../nbs/04_infer.ipynb #21534158
+class Graph:
+    "A model folder's network in ONNX Runtime"
+    def __init__(self,
+        folder: Path, # with config.json, model.safetensors and graph.onnx
+    ):
+        import onnxruntime
+        facts = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+        self.config = SimpleNamespace(**{**facts, 'normalisation': Normalisation(**facts['normalisation'])})
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads don't keep a core busy while photos are decoded there
+        self.session = onnxruntime.InferenceSession(folder/'graph.onnx', options, providers=['CPUExecutionProvider'])
+        made_for = self.session.get_modelmeta().custom_metadata_map.get('weights_sha256')
+        if not made_for == facts['weights_sha256'] == content_hash(folder/'model.safetensors'): raise ValueError("made for other weights")
+
+    def __call__(self,
+        images: np.ndarray, # `(N, 3, size, size) float32`, normalised
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # as `answer` gives them: probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
+        fruit, freshness, novelty = self.session.run(None, {'images': images})
+        def softmax(logits): return (odds := np.exp(logits - logits.max(1, keepdims=True))) / odds.sum(1, keepdims=True)
+        return softmax(fruit / self.config.fruit_temperature), softmax(freshness / self.config.freshness_temperature), novelty
+
+# %% ../nbs/04_infer.ipynb #918d216f
+def open_graph(
+    folder: Path, # of a model
+) -> Graph | None: # None: let torch do it
+    "The graph of a model folder, if it has one that fits and ONNX Runtime is installed"
+    if not (folder/'graph.onnx').is_file() or not find_spec('onnxruntime'): return None
+    try: return Graph(folder)
+    except Exception as error: # ONNX Runtime has a dozen; whatever is wrong with the folder, `load_model` finds words for
+        logging.getLogger(__name__).warning("%s: not used (%s); make it anew with fruit_export --graph", folder/'graph.onnx', str(error).partition('\n')[0])
 
 # %% ../nbs/04_infer.ipynb #b7e470c3
 class Predictor:
     "Answers what fruit a photo shows and whether it is fresh"
     def __init__(self,
         model: Path | str | FruitNet | None=None, # model folder or network; the shipped one by default
-        device: str | None=None, # e.g. 'cuda'; the fastest there is by default
+        device: str | None=None, # where torch computes, e.g. 'cuda'; by default torch isn't asked if the folder has a graph, else the fastest there is
         allow_private: bool=False, # fetch photos from private and local addresses, too
     ):
+        self.model, self.allow_private = model, allow_private
+        folder = str(files('fruit_freshness')/'shipped') if model is None else model
+        self.graph = open_graph(Path(folder)) if device is None and isinstance(folder, (str, Path)) else None
+        if not (device or self.graph):
+            import torch
+            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        self.device = device or 'cpu'
+        self.config = (self.graph or self.net).config
+
+    @cached_property
+    def net(self) -> FruitNet: # loaded when it is first asked for
         import torch
-        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.net = (model if isinstance(model, FruitNet) else load_model(model or shipped_model())).eval().to(device, memory_format=torch.channels_last)
-        self.transform, self.device, self.allow_private = valid_transforms(self.net.config.normalisation), device, allow_private
+        from fruit_freshness.model import FruitNet, load_model, shipped_model
+        net = self.model if isinstance(self.model, FruitNet) else load_model(self.model or shipped_model())
+        return net.eval().to(self.device, memory_format=torch.channels_last)
 
     @property
-    def fruits(self) -> list[str]: return self.net.config.fruits
+    def fruits(self) -> list[str]: return self.config.fruits
 
-    def tensor(self,
-        photo: Image.Image, # RGB
-    ): # `(3, size, size) float32`
-        "What the network gets to see of a photo"
-        import torch
-        size = self.net.config.normalisation.size
-        pixels = np.array(photo.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2))
-        return self.transform(torch.from_numpy(pixels).permute(2, 0, 1))
+# %% ../nbs/04_infer.ipynb #2c7c9643
+@patch
+def prepare(self: Predictor,
+    photo: Image.Image, # RGB
+) -> np.ndarray: # `(3, size, size) float32`
+    "What the network gets to see of a photo"
+    wanted = self.config.normalisation
+    pixels = np.asarray(shrink(photo, wanted.size), np.float32) / 255
+    return ((pixels - np.float32(wanted.mean)) / np.float32(wanted.std)).transpose(2, 0, 1)
+
+@patch
+def tensor(self: Predictor,
+    photo: Image.Image, # RGB
+): # `(3, size, size) float32`
+    "The same as a tensor"
+    import torch
+    return torch.from_numpy(self.prepare(photo))
 
 # %% ../nbs/04_infer.ipynb #5db2e1de
-from fastcore.basics import patch
+@patch
+def answer(self: Predictor,
+    images: np.ndarray, # `(N, 3, size, size) float32`, normalised
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
+    "Ask the graph, or else torch"
+    if self.graph: return self.graph(images)
+    import torch
+    from fruit_freshness.model import answer
+    return tuple(part.cpu().numpy() for part in answer(self.net, torch.from_numpy(images).to(self.device)))
 
 @patch
 def predict_photos(self: Predictor,
@@ -407,11 +471,8 @@ def predict_photos(self: Predictor,
     names: Sequence[str], # what each is called
 ) -> list[Prediction]: # one a photo
     "Answer a batch of photos that are loaded"
-    import torch
-    config = self.net.config
-    answers = answer(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
-    fruit, freshness, novelty = (part.cpu().numpy() for part in answers)
-    predictions = []
+    config, predictions = self.config, []
+    fruit, freshness, novelty = self.answer(np.stack([self.prepare(photo) for photo in photos]))
     for name, f, s, n in zip(names, fruit, freshness, novelty / (config.novelty_threshold or np.inf)):
         reason = why_not(config.fruits, f, s, float(n), config.confidence_threshold)
         predictions.append(Prediction(name, config.fruits[f.argmax()], config.freshness[s.argmax()], round(float(f.max()), 4), round(float(s.max()), 4),
@@ -419,6 +480,15 @@ def predict_photos(self: Predictor,
     return predictions
 
 # %% ../nbs/04_infer.ipynb #1432e229
+@patch
+def read(self: Predictor,
+    source, # path, address, bytes, pillow image or array
+) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo as the network sees it or what is wrong with it
+    "Load one photo and keep only what is needed of it"
+    side = self.config.normalisation.size
+    name, photo = read_source(source, self.allow_private, side)
+    return name, photo if isinstance(photo, FruitError) else shrink(photo, side)
+
 @patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
@@ -428,12 +498,12 @@ def stream(self: Predictor,
     "Answer photos as they come, loading the next ones meanwhile"
     photos = expand_sources(sources)
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-    pending = [pool.submit(read_source, source, self.allow_private) for source in photos[:2 * batch]]
+    pending = [pool.submit(self.read, source) for source in photos[:2 * batch]]
     try:
         with progress_bar(total=len(photos), note='answering', unit='photo', show=progress) as bar:
             for start in range(0, len(photos), batch):
                 read = [future.result() for future in pending[:batch]]
-                pending = pending[batch:] + [pool.submit(read_source, source, self.allow_private) for source in photos[start + 2 * batch:start + 3 * batch]]
+                pending = pending[batch:] + [pool.submit(self.read, source) for source in photos[start + 2 * batch:start + 3 * batch]]
                 good = [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]
                 answered = iter(self.predict_photos(*zip(*good)) if good else ())
                 yield from (Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(answered) for name, photo in read)
@@ -481,7 +551,7 @@ def feature_maps(
 ) -> tuple: # the logits of both heads, and the last maps at each of the last two resolutions, `(N, channels, height, width)`
     "Answer photos and keep what was seen on the way"
     import torch
-    from fruit_freshness.model import _blocks
+    from fruit_freshness.model import ModelError, _blocks
     maps = {} # the last one of each height stays
     def note(module, inputs, output):
         if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1: maps[output.shape[2]] = output
@@ -595,11 +665,12 @@ from fastcore.script import Param
 def fruit_predict(
     sources: Param("photos, folders or addresses", str, nargs='+'), # what to answer
     model: str=None, # model folder; the shipped one by default
+    device: str=None, # where torch computes, e.g. cuda; by default ONNX Runtime answers on the processor, if the model folder has a graph
     picture: str=None, # draw photos and answers into this PNG file
     explain: str=None, # folder for a picture of each photo with where its answers come from
 ) -> list[Prediction]: # one a photo
     "What fruit is it, and is it fresh? One JSON object a line; exit status 1 if a source could not be read"
-    predictor, predictions = Predictor(model), []
+    predictor, predictions = Predictor(model, device), []
     for prediction in predictor.stream(sources, progress=True):
         print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
         if prediction.error: tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
@@ -648,7 +719,7 @@ def card_html(
     name:str,       # file name or address
     prediction,     # `Prediction`
     photo:Image.Image|None=None, # for the thumbnail
-    heats:Sequence[Image.Image]=(), # where the fruit and its freshness were seen
+    heats:dict[str, Image.Image]={}, # where what is named was seen
 ) -> str: # HTML of one card; everything that came from outside is escaped
     "One photo and what the network says about it."
     headline, explanation, kind = card_words(prediction)
@@ -656,7 +727,7 @@ def card_html(
     for label, confidence, what in [(prediction.fruit, prediction.fruit_confidence, 'fruit'), (prediction.freshness, prediction.freshness_confidence, 'freshness')]:
         if label is not None and confidence is not None: bars += confidence_bar(label, confidence, what)
     picture = f'<img src="{thumbnail(photo)}" alt="the photo {shown}">' if photo else '<div class="fruit-blank" aria-hidden="true">?</div>'
-    for heat, label in zip(heats, (prediction.fruit, prediction.freshness)):
+    for label, heat in heats.items():
         bars += f'<figure class="fruit-heat"><img src="{thumbnail(heat)}" alt="glowing where {html.escape(label)} was seen"><figcaption>{html.escape(label)}</figcaption></figure>'
     return (f'<article class="fruit-card fruit-{kind}" aria-label="{shown}: {html.escape(headline)}">{picture}<div class="fruit-text">'
             f'<div class="fruit-source" title="{shown}">{shown}</div><div class="fruit-headline">{html.escape(headline)}</div>'
@@ -678,8 +749,10 @@ CARD_STYLE = '''<style>
 .fruit-bar {height: 6px; border-radius: 3px; background: var(--jp-layout-color3, #8884); margin: 2px 0 6px; overflow: hidden}
 .fruit-bar div {height: 100%; background: var(--fruit-tone)}
 figure.fruit-heat {display: inline-block; width: 46%; margin: 6px 4% 0 0; font-size: 12px} .fruit-card .fruit-heat img {width: 100%}
-.fruit-hint {margin-left: 2px; font-size: 12px; color: var(--jp-ui-font-color2, inherit)}
-.fruit-status {color: var(--jp-ui-font-color1, inherit); min-height: 20px}
+.fruit-cool .fruit-heat {display: none}
+.fruit-camera {flex: 0 0 100%; order: 1} .fruit-camera video {max-width: 100%; max-height: 360px; border-radius: 8px; margin: 4px 2px}
+.fruit-hint {display: inline-block; margin-left: 2px; font-size: 12px; line-height: 1.4; color: var(--jp-ui-font-color2, inherit)}
+.fruit-status {color: var(--jp-ui-font-color1, inherit); min-height: 20px; line-height: 1.4} .fruit-status a {color: var(--jp-content-link-color, LinkText); text-decoration: underline}
 .fruit-spinner {display: inline-block; width: 12px; height: 12px; margin-right: 8px; border: 2px solid var(--jp-border-color1, #888);
   border-top-color: var(--jp-brand-color1, #1976d2); border-radius: 50%; animation: fruit-turn 1s linear infinite; vertical-align: -2px}
 @keyframes fruit-turn {to {transform: rotate(360deg)}}
@@ -701,32 +774,101 @@ def take_uploads(
         uploader.value = ()
     return files
 
+# %% ../nbs/04_infer.ipynb #c4e7a935
+_CAMERA = '''
+function render({model, el}) {
+  const make = (parent, tag, fields) => parent.appendChild(Object.assign(document.createElement(tag), fields))
+  const button = icon => { const b = make(el, 'button', {type: 'button', className: 'jupyter-widgets jupyter-button widget-button', innerHTML: `<i class="fa fa-${icon} left" aria-hidden="true"></i><span></span>`}); b.style.width = 'auto'; return b }
+  const take = button('camera'), cancel = button('times'), stage = make(el, 'div', {className: 'fruit-camera'})
+  const video = make(stage, 'video', {muted: true, playsInline: true, ariaLabel: 'what the camera sees'})
+  let stream = null, gone = false
+  cancel.lastChild.textContent = 'Cancel'
+  function show() {
+    stage.style.display = cancel.style.display = stream ? '' : 'none'
+    take.lastChild.textContent = stream ? 'Take it now' : 'Take a photo'
+    take.disabled = model.get('disabled')
+  }
+  function off() {
+    stream?.getTracks().forEach(track => track.stop())
+    stream = video.srcObject = null
+    show()
+  }
+  async function on() {
+    take.disabled = true
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: 'environment', width: {ideal: 1280}}})
+      if (gone) return off()
+      stream.getTracks().forEach(track => track.onended = () => { off(); model.send({trouble: 'NotFoundError'}) })
+      video.srcObject = stream
+      await video.play()
+      show()
+    } catch (error) { off(); model.send({trouble: navigator.mediaDevices ? error.name : 'SecurityError'}) }
+  }
+  function shoot() {
+    const canvas = Object.assign(document.createElement('canvas'), {width: video.videoWidth, height: video.videoHeight})
+    canvas.getContext('2d').drawImage(video, 0, 0)
+    off()
+    canvas.toBlob(async photo => model.send({}, undefined, [await photo.arrayBuffer()]), 'image/jpeg', .92)
+  }
+  take.onclick = () => stream ? shoot() : on()
+  cancel.onclick = off
+  model.on('change:disabled', show)
+  show()
+  return () => { gone = true; model.off('change:disabled', show); off() }
+}
+export default {render}
+'''
+
+# %% ../nbs/04_infer.ipynb #71b3d8ce
+def camera_button(): # a widget whose messages are photos, or what went wrong
+    "A button that takes a photo with the browser's camera."
+    import anywidget, traitlets
+    class Camera(anywidget.AnyWidget):
+        _esm = _CAMERA
+        disabled = traitlets.Bool(False).tag(sync=True)
+    return Camera(layout=dict(display='contents')) # its parts stand in the row as if they were buttons of their own
+
+# %% ../nbs/04_infer.ipynb #2a6be183
+_CAMERA_TROUBLE = dict(
+    NotAllowedError="The browser may not use the camera. Allow it beside the page's address, then press the button again",
+    NotFoundError="There is no camera. Connect one, then press the button again",
+    NotReadableError="The camera is in use. Close the program that uses it, then press the button again",
+    SecurityError="A browser lends its camera only to pages that come by https or from this computer. Open the page so")
+
+def camera_trouble(
+    name:str, # of the error in the browser
+) -> str: # a sentence
+    "Why there is no photo, and what to do."
+    return _CAMERA_TROUBLE.get(name, f"The camera did not work ({name}). Try another browser") + ', or choose a photo.'
+
 # %% ../nbs/04_infer.ipynb #0e73b308
 _UPLOAD_HINT = '<span class="fruit-hint">several at once, up to 10 MB together (if nothing happens it was more: press Clear)</span>'
 
 class FruitWidget:
-    "Upload photos, paste an address, take an example or one from the internet; see what fruit it is and whether it is fresh."
+    "Upload photos or take one, paste an address, see an example or a photo from the internet: which fruit, and is it fresh?"
     def __init__(self,
         predictor,                # `Predictor`
         allow_private:bool=False, # whether addresses in the local network may be fetched
     ):
         import ipywidgets as widgets
-        self.predictor, self.allow_private, self.examples_seen, self.waiting, self.commons, self.answers = predictor, allow_private, 0, None, COMMONS, []
+        self.predictor, self.allow_private, self.commons, self.waiting = predictor, allow_private, COMMONS, None
+        self.examples_seen, self.photos_taken, self.answers, self.unexplained = 0, 0, [], {}
         auto = widgets.Layout(width='auto')
+        self.camera = camera_button()
         self.example = widgets.Button(description='Show an example', icon='apple-alt', layout=auto)
         self.found = widgets.Button(description='A photo from the internet', icon='globe', layout=auto)
         self.heat = widgets.ToggleButton(description='Show where it looks', icon='fire', layout=auto)
         self.save = widgets.Button(description='Table', icon='table', tooltip='All answers as CSV', layout=auto)
-        self.table = widgets.Textarea(description='Answers', layout=widgets.Layout(display='none', width='auto', height='140px'))
+        self.table = widgets.Textarea(description='Answers', style=dict(description_width='initial'), layout=widgets.Layout(display='none', width='auto', height='140px', margin='2px 2px 8px'))
         self.clear = widgets.Button(description='Clear', icon='times', layout=auto)
         self.url = widgets.Text(placeholder='https://... address of a photo', description='Address', layout=widgets.Layout(flex='1 1 260px', width='auto'),
                                 style=dict(description_width='initial'))
         self.go = widgets.Button(description='Look at it', icon='search', layout=auto)
         self.status = widgets.HTML()
         self.cards = widgets.GridBox(layout=widgets.Layout(grid_template_columns='repeat(auto-fill, minmax(min(340px, 100%), 1fr))', grid_gap='8px'))
-        self.cards.add_class('fruit-cards')
+        for name in ('fruit-cards', 'fruit-cool'): self.cards.add_class(name)
         row = widgets.Layout(flex_flow='row wrap', align_items='center')
-        self.ways = widgets.Box([self.example, self.found, self.heat, self.save, self.clear, widgets.HTML(_UPLOAD_HINT)], layout=row)
+        self.ways = widgets.Box([self.camera, self.example, self.found, self.heat, self.save, self.clear, widgets.HTML(_UPLOAD_HINT)], layout=row)
         self.box = widgets.VBox([widgets.HTML(CARD_STYLE, layout=widgets.Layout(display='none')), self.ways,
                                  widgets.Box([self.url, self.go], layout=row), self.status, self.table, self.cards], layout=widgets.Layout(max_width='980px'))
         self.renew_uploader()
@@ -756,17 +898,18 @@ def say(self:FruitWidget,
     "Write the line between the controls and the cards."
     spinner = '<span class="fruit-spinner" aria-hidden="true"></span>' if busy else ''
     self.status.value = f'<div class="fruit-status" role="status" aria-live="polite">{spinner}{html.escape(words)}</div>'
-    for control in (self.uploader, self.example, self.found, self.heat, self.save, self.clear, self.url, self.go): control.disabled = busy
+    for control in (self.uploader, self.camera, self.example, self.found, self.heat, self.save, self.clear, self.url, self.go): control.disabled = busy
 
 # %% ../nbs/04_infer.ipynb #ab286e6a
 @patch
 def add_card(self:FruitWidget,
     card:str, # of `card_html`
-):
+):  # the widget that shows it
     "Put a card before the others."
     import ipywidgets as widgets
     new = widgets.HTML(card, layout=widgets.Layout(min_width='0', width='auto', margin='0'))
     self.cards.children = (new, *self.cards.children)
+    return new
 
 @patch
 def clear_cards(self:FruitWidget):
@@ -774,7 +917,7 @@ def clear_cards(self:FruitWidget):
     self.renew_uploader()
     old, self.cards.children = self.cards.children, ()
     for card in old: card.close()
-    self.answers.clear()
+    for kept in (self.answers, self.unexplained): kept.clear()
     self.table.layout.display = 'none'
     self.say('')
 
@@ -785,24 +928,46 @@ def look(self:FruitWidget,
 ) -> int: # how many could be opened
     "Answer each photo with a card."
     from types import SimpleNamespace
-    opened = 0
+    opened, trouble = 0, ''
     for number, (name, open_photo) in enumerate(photos, 1):
         self.say(f'Looking at {name}' + (f' ({number} of {len(photos)})' if len(photos) > 1 else ''), busy=True)
-        photo, heats = None, []
+        photo = None
         try:
             photo = open_photo()
-            explained = next(self.predictor.explain([photo])) if self.heat.value else None
-            prediction = explained.prediction if explained else self.predictor.predict([photo], progress=False)[0]
-            if explained: heats = [overlay_heat(photo, heat) for heat in (explained.fruit_heat, explained.freshness_heat)]
+            prediction = self.predictor.predict([photo], progress=False)[0]
             opened += 1
         except Exception as error: # FruitError says it in plain words; anything else at least shows
             words = str(error) if isinstance(error, FruitError) else f'{type(error).__name__}: {error}'
             prediction = SimpleNamespace(error=words, fruit=None, freshness=None, fruit_confidence=None, freshness_confidence=None)
         self.answers.append(Prediction(**{**{field: getattr(prediction, field, None) for field in Prediction.__dataclass_fields__}, 'source': name}))
-        self.add_card(card_html(name, prediction, photo, heats))
+        card = self.add_card(card_html(name, prediction, photo))
+        if not prediction.error: self.unexplained[card] = name, prediction, thumbnail(photo, 320)
+        if self.heat.value: trouble = self.explain_cards()
     failed = len(photos) - opened
-    self.say(f'{opened} of {len(photos)} photos answered; {failed} could not be opened.' if failed and len(photos) > 1 else '')
+    self.say(f'{opened} of {len(photos)} photos answered; {failed} could not be opened.' if failed and len(photos) > 1 else trouble)
     return opened
+
+# %% ../nbs/04_infer.ipynb #3e5d90fa
+@patch
+def explain_cards(self:FruitWidget) -> str: # why it could not be done; empty if it was
+    "Add to each card that lacks it where its answers come from, the newest first."
+    while self.unexplained:
+        card, (name, prediction, copy) = self.unexplained.popitem()
+        self.say(f'Finding where the answers to {name} come from', busy=True)
+        try: explained = next(self.predictor.explain([base64.b64decode(copy.partition(',')[2])]))
+        except ModelError as error:
+            self.unexplained.clear()
+            return str(error)
+        said, photo = explained.prediction, explained.photo
+        card.value = card_html(name, prediction, photo, {said.fruit: overlay_heat(photo, explained.fruit_heat), said.freshness: overlay_heat(photo, explained.freshness_heat)})
+    return ''
+
+@patch
+def show_heats(self:FruitWidget):
+    "Show where the answers come from on all cards, or hide it."
+    if not self.heat.value: return self.cards.add_class('fruit-cool')
+    self.cards.remove_class('fruit-cool')
+    self.say(self.explain_cards())
 
 # %% ../nbs/04_infer.ipynb #e1467048
 _EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('Strawberry', 'Fresh'),
@@ -812,6 +977,16 @@ _EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('S
 def look_at_uploads(self:FruitWidget):
     "Answer what has just been uploaded."
     if files := take_uploads(self.uploader): self.look([(name, partial(load_photo, content)) for name, content in files])
+
+@patch
+def look_at_camera(self:FruitWidget,
+    message:dict,  # empty, or what went wrong: {'trouble': name of the error}
+    photos:Sequence[bytes], # one, unless something went wrong
+):
+    "Answer the photo that has just been taken."
+    if not photos: return self.say(camera_trouble(message.get('trouble')))
+    self.photos_taken += 1
+    self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0])))])
 
 @patch
 def look_at_url(self:FruitWidget):
@@ -910,6 +1085,8 @@ def listen(self:FruitWidget):
     self.url.on_msg(lambda _, message, buffers: message.get('event') == 'submit' and self.look_soon()) # the Enter key
     self.url.observe(lambda change: self.calm() and self.look_soon(), 'value')
     self.go.on_click(lambda button: self.look_soon())
+    self.camera.on_msg(lambda _, message, buffers: self.look_at_camera(message, buffers))
+    self.heat.observe(lambda change: self.show_heats(), 'value')
     self.example.on_click(lambda button: self.look_at_example())
     self.found.on_click(lambda button: self.look_at_found())
     self.save.on_click(lambda button: self.show_table())

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['work_side', 'thumb_side', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
+__all__ = ['work_side', 'thumb_side', 'PLAIN', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
            'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
            'unpack_features', 'SearchCache', 'open_cache', 'one_core_each', 'describe_or_say', 'gather_features',
            'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells',
@@ -151,7 +151,7 @@ def unpack_features(
 # %% ../nbs/01_split.ipynb #12d3a97c
 class SearchCache:
     "What searches have found out, by content hash, in one SQLite file; in `:memory:` it lasts as long as the search."
-    recipe = f'5:{work_side}:{thumb_side}'  # changes when features, comparisons or links are computed in another way
+    recipe = f'6:{work_side}:{thumb_side}'  # changes when features, comparisons or links are computed in another way
 
     def __init__(
         self,
@@ -660,11 +660,12 @@ def join(
     self.photos[large] += self.photos.pop(small)
 
 # %% ../nbs/01_split.ipynb #3085bccf
+PLAIN = 0.9 # sureness from which a link joins at once
+
 def compare_candidates(
     compare: Comparer,  # of distinct photos
     candidates: Candidates,  # from `find_candidates`
     each: int = 20,  # comparisons per photo
-    plain: float = 0.9,  # sureness from which a link joins at once
     batch: int = 64,  # pairs compared at a time
     progress: bool = True,  # show a bar
 ) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
@@ -680,8 +681,8 @@ def compare_candidates(
     while some := list(itertools.islice(chosen, batch)):
         for (one, two, _), found in zip(some, compare(some)):
             if found is None or found.sureness < 0.5 or groups.find(one) == groups.find(two): continue
-            (sure if found.sureness >= plain else likely).append(Link(one, two, *found))
-            if found.sureness >= plain: groups.join(one, two)
+            (sure if found.sureness >= PLAIN else likely).append(Link(one, two, *found))
+            if found.sureness >= PLAIN: groups.join(one, two)
     return sure, likely
 
 # %% ../nbs/01_split.ipynb #cbee976c
@@ -689,18 +690,19 @@ def find_witness(
     compare: Comparer,  # of all photos
     one: list[int],  # members of a group
     two: list[int],  # members of another
+    least: float = 0.5,  # sureness of a link that counts
     most: int = 8,  # pairs that are asked
 ) -> Link | None: # another link between the groups
     "Look for a second pair of photos that links two groups."
     pairs = [(*sorted(pair), flip) for pair in sorted(itertools.product(one[:most], two[:most]), key=sum)[:most] for flip in (False, True)]
-    return next((Link(first, second, *found) for (first, second, _), found in zip(pairs, compare(pairs)) if found is not None and found.sureness >= 0.5), None)
+    return next((Link(first, second, *found) for (first, second, _), found in zip(pairs, compare(pairs)) if found is not None and found.sureness >= least), None)
 
 # %% ../nbs/01_split.ipynb #6e956a9c
 def link_photos(
     compare: Comparer,  # of distinct photos
     progress: bool = True,  # show a bar
 ) -> list[Link]: # enough links to hold every group together
-    "Join by plain links; a likely link between two groups of several photos needs a witness."
+    "Join by plain links; a likely link between two groups of several photos needs a witness, a plain one where both are larger than two."
     links, likely = compare_candidates(compare, find_candidates([photo.descriptors for photo in compare.features]), progress=progress)
     groups = Groups(len(compare.names))
     for link in links: groups.join(link.first, link.second)
@@ -708,7 +710,8 @@ def link_photos(
         one, two = groups.members(link.first), groups.members(link.second)
         if one == two: continue
         if len(one) > 1 and len(two) > 1:
-            witness = find_witness(compare, [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second])
+            others = [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second]
+            witness = find_witness(compare, *others, least=0.5 if min(len(one), len(two)) == 2 else PLAIN)
             if witness is None: continue
             links.append(witness)
         groups.join(link.first, link.second)

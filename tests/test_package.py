@@ -23,7 +23,7 @@ def test_what_is_inside(built):
     sdist, wheel = built
     names = tarfile.open(sdist).getnames()
     assert any(name.endswith('settings.ini') for name in names) and any(name.endswith('nbs/00_data.ipynb') for name in names)
-    assert {'fruit_freshness/shipped/model.safetensors', 'fruit_freshness/shipped/config.json', 'fruit_freshness/shipped/README.md'} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {'fruit_freshness/shipped/model.safetensors', 'fruit_freshness/shipped/graph.onnx', 'fruit_freshness/shipped/config.json', 'fruit_freshness/shipped/README.md'} <= set(zipfile.ZipFile(wheel).namelist())
     assert wheel.stat().st_size < 12_000_000
 
 
@@ -48,3 +48,12 @@ def test_import_does_no_heavy_work():
     "Looking for photos waits neither for torch nor for the network"
     code = "import sys, fruit_freshness.data; print(sorted({'torch', 'torchvision', 'matplotlib', 'kagglehub', 'requests'} & set(sys.modules)))"
     assert run(sys.executable, '-c', code).stdout.strip() == '[]'
+
+
+def test_predict_does_without_torch(tmp_path):
+    "The shipped network's graph fits its weights, and to answer with it, nobody waits for torch"
+    code = ("import sys; from fruit_freshness.data import draw_photo; from fruit_freshness.infer import fruit_predict; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg'); "
+            "fruit_predict(['banana.jpg', 'gone.jpg']); print(sorted({'torch', 'torchvision', 'timm', 'matplotlib', 'requests'} & set(sys.modules)))")
+    done = run(sys.executable, '-c', code, cwd=tmp_path)
+    answer, missing, loaded = done.stdout.splitlines()
+    assert json.loads(answer)['error'] is None and 'no such file' in json.loads(missing)['error'] and loaded == '[]', done.stderr

@@ -228,17 +228,52 @@ def test_example(page):
     page.page.get_by_role('button', name='Show an example').click()
     check_answer(page.card('a drawn rotten apple'))
 
-def test_heat_and_table(page, photos):
-    "With the toggle on, a card shows where the answers come from; all answers so far can be copied or saved"
-    folder, _ = photos
-    toggle = page.page.get_by_role('button', name='Show where it looks')
-    toggle.click()
-    page.upload(folder/'apple.jpg')
-    page.page.locator('.fruit-card .fruit-heat img').nth(1).wait_for()
+def test_camera(page):
+    "A photo of the browser's camera: seen while aiming, given back afterwards"
+    page.page.evaluate("""() => {
+        window.lend = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices)
+        navigator.mediaDevices.getUserMedia = async wishes => window.lent = await window.lend(wishes)}""")
+    page.page.get_by_role('button', name='Take a photo').click()
+    page.page.get_by_role('button', name='Take it now').wait_for()
+    assert page.page.locator('.fruit-camera video').evaluate('video => video.videoWidth > 100 && !video.paused')
+    page.shot('8-camera')
+    page.page.get_by_role('button', name='Take it now').click()
+    check_answer(page.card('camera photo 1'))
+    page.page.get_by_role('button', name='Take a photo').click()
+    page.page.get_by_role('button', name='Cancel').click()
+    page.page.locator('.fruit-camera').wait_for(state='hidden')
+    assert page.page.evaluate("() => window.lent.getTracks().every(track => track.readyState === 'ended')")
+    assert page.cards.filter(has_text='camera photo').count() == 1
+
+@pytest.mark.parametrize('name, words', [('NotAllowedError', 'Allow it beside'), ('NotFoundError', 'There is no camera')])
+def test_no_camera(page, name, words):
+    "A camera that is refused or missing: what to do, and the button is there to try again"
+    page.page.evaluate(f"() => navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', '{name}') }}")
+    page.page.get_by_role('button', name='Take a photo').click()
+    page.page.get_by_role('status').get_by_text(words).wait_for()
+    assert page.page.get_by_role('button', name='Take a photo').is_enabled()
+    assert page.page.locator('.fruit-camera').is_hidden()
+
+def heats_shown(page, cards):
+    "Wait until that many cards show where their answers come from."
+    page.page.wait_for_function("""cards => [...document.querySelectorAll('.fruit-heat img')].filter(i => i.offsetWidth > 50 && i.complete && i.naturalWidth > 50).length === 2 * cards""", arg=cards)
     page.rest()
-    assert page.cards.first.locator('.fruit-heat img').evaluate_all('images => images.length === 2 && images.every(image => image.complete && image.naturalWidth > 50)')
+
+def test_heat(page, photos):
+    "The toggle shows on every card where its answers come from, on those before as on those after; and hides it"
+    folder, _ = photos
+    toggle, answered = page.page.get_by_role('button', name='Show where it looks'), page.cards.filter(has=page.page.get_by_role('meter')).count()
+    heats_shown(page, 0)
+    toggle.click()
+    heats_shown(page, answered)
+    page.upload(folder/'apple.jpg')
+    heats_shown(page, answered + 1)
     page.shot('6-heat')
     toggle.click()
+    heats_shown(page, 0)
+
+def test_table(page):
+    "All answers so far can be copied or saved"
     page.page.get_by_role('button', name='Table').click()
     page.page.get_by_role('link', name='save answers.csv').wait_for()
     lines = page.page.get_by_label('Answers').input_value().splitlines()
@@ -268,7 +303,7 @@ def test_dark_and_narrow(page):
     try:
         page.page.wait_for_function('''() => {
             const area = document.querySelector('.jp-OutputArea-output').getBoundingClientRect()
-            const inside = [...document.querySelectorAll('.fruit-card, .jp-OutputArea-output button')].map(e => e.getBoundingClientRect())
+            const inside = [...document.querySelectorAll('.fruit-card, .jp-OutputArea-output button')].filter(e => e.offsetWidth).map(e => e.getBoundingClientRect())
             return innerWidth === 620 && inside.every(r => r.left >= area.left - 1 && r.right <= area.right + 1)}''')
     finally: page.shot('5-narrow')
 

@@ -11,28 +11,36 @@ from pathlib import Path
 from unittest.mock import patch
 
 # %% auto #0
-__all__ = ['Answering', 'export_facts', 'export_onnx', 'run_onnx', 'largest_difference', 'quantise', 'agreement', 'fruit_export']
+__all__ = ['Scoring', 'Answering', 'export_facts', 'trace', 'export_onnx', 'run_onnx', 'largest_difference', 'quantise',
+           'agreement', 'weight_places', 'point_to_weights', 'write_graph', 'fruit_export']
 
 # %% ../../nbs/apps/export.ipynb #be241e2c
 import numpy as np
 import torch
-from ..data import DRAWN_FRUITS, FRESHNESS, FruitError, command, draw_photo, load_photo, need_extra, write_whole
+from ..data import DRAWN_FRUITS, FRESHNESS, FruitError, command, content_hash, draw_photo, load_photo, need_extra, write_whole
 from ..infer import Predictor, expand_sources
-from ..model import FruitNet, answer, novelty
+from ..model import FruitNet, load_model, novelty, shipped_model
 
 # %% ../../nbs/apps/export.ipynb #6b46324c
-class Answering(torch.nn.Module):
-    "A network together with what turns its logits into answers"
+class Scoring(torch.nn.Module):
+    "A network that says all it makes of photos"
     def __init__(self, net: FruitNet):
         super().__init__()
         self.net = net
 
     def forward(self,
         images: torch.Tensor, # `(N, 3, size, size) float32`, normalised
+    ): # logits of the fruits `(N, fruits)` and of the freshness `(N, 2)`, and the novelty `(N,)`
+        features = self.net.backbone(images)
+        return *self.net.heads(features), novelty(self.net, features)
+
+class Answering(Scoring):
+    "The same, with its logits turned into probabilities"
+    def forward(self,
+        images: torch.Tensor, # `(N, 3, size, size) float32`, normalised
     ): # probabilities of the fruits `(N, fruits)` and of the freshness `(N, 2)`, and the novelty `(N,)`
-        config, features = self.net.config, self.net.backbone(images)
-        logits = self.net.heads(features)
-        return torch.softmax(logits.fruit / config.fruit_temperature, 1), torch.softmax(logits.freshness / config.freshness_temperature, 1), novelty(self.net, features)
+        config, (fruit, freshness, unlike) = self.net.config, super().forward(images)
+        return torch.softmax(fruit / config.fruit_temperature, 1), torch.softmax(freshness / config.freshness_temperature, 1), unlike
 
 # %% ../../nbs/apps/export.ipynb #9d7dfeaf
 def export_facts(
@@ -45,20 +53,33 @@ def export_facts(
                  novelty_threshold=config.novelty_threshold, confidence_threshold=config.confidence_threshold)
     return {name: json.dumps(value) for name, value in facts.items()}
 
-def _distances(first, second): # what `torch.cdist` does, in steps that ONNX has
-    return (first.unsqueeze(-2) - second.unsqueeze(-3)).pow(2).sum(-1).sqrt()
+def _distances(first, second): # what `torch.cdist` does for two matrices, in steps that ONNX has
+    return (first.unsqueeze(1) - second).pow(2).sum(2).sqrt()
+
+# %% ../../nbs/apps/export.ipynb #8cf4e4e8
+def trace(
+    module: Scoring, # in eval mode, on the processor
+    fuse: bool=True, # BatchNorm into its convolution; False: the weights stay as they are
+): # `onnx.ModelProto` for any number of photos
+    "What a network computes, step by step"
+    need_extra('onnx', 'onnx', 'onnxscript')
+    size, log = module.net.config.normalisation.size, io.StringIO()
+    with redirect_stdout(log), torch.no_grad(), patch.object(torch, 'cdist', _distances):
+        model = torch.onnx.export(module.eval(), (torch.zeros(2, 3, size, size),), dynamo=True, verbose=False, optimize=fuse, input_names=['images'],
+                                  output_names=['fruit', 'freshness', 'novelty'], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).model_proto
+    if not fuse:
+        from onnxscript.optimizer import fold_constants, remove_unused_nodes
+        fold_constants(model); remove_unused_nodes(model) # shapes and the like, which else were computed again for each photo
+    for node in model.graph.node: node.ClearField('metadata_props') # which line of which file it comes from
+    model.graph.ClearField('value_info')
+    return model
 
 def export_onnx(
     net: FruitNet, # in eval mode, on the processor
 ) -> bytes: # an ONNX file for any number of photos
     "The network as ONNX in float32"
-    need_extra('onnx', 'onnx', 'onnxscript', 'onnxruntime')
+    model = trace(Answering(net))
     import onnx
-    size, log = net.config.normalisation.size, io.StringIO()
-    with redirect_stdout(log), torch.no_grad(), patch.object(torch, 'cdist', _distances):
-        program = torch.onnx.export(Answering(net).eval(), (torch.zeros(2, 3, size, size),), dynamo=True, verbose=False, input_names=['images'],
-                                    output_names=['fruit', 'freshness', 'novelty'], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    model = program.model_proto
     onnx.helper.set_model_props(model, export_facts(net))
     return model.SerializeToString()
 
@@ -110,15 +131,60 @@ def agreement(
     said = [run_onnx(content, images) for content in (first, second)]
     return {task: float((said[0][number].argmax(1) == said[1][number].argmax(1)).mean()) for number, task in enumerate(('fruit', 'freshness'))}
 
+# %% ../../nbs/apps/export.ipynb #2c28ce54
+def weight_places(
+    path: Path | str, # model.safetensors
+) -> dict[str, tuple[str, int, int]]: # by name: number format, first byte, number of bytes
+    "Where each tensor lies in a safetensors file (its header is JSON, and the header's length stands in the first eight bytes)"
+    with open(path, 'rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != '__metadata__'}
+    return {name: (entry['dtype'], 8 + length + (begin := entry['data_offsets'][0]), entry['data_offsets'][1] - begin) for name, entry in tensors.items()}
+
+# %% ../../nbs/apps/export.ipynb #e9caac1e
+def point_to_weights(
+    model, # `onnx.ModelProto` of a `Scoring`; changed
+    path: Path | str, # model.safetensors, of the same network
+) -> None:
+    "Leave out the weights and say where they lie"
+    from onnx import TensorProto, helper
+    places, casts = weight_places(path), []
+    for tensor in model.graph.initializer:
+        if not (place := places.get(tensor.name.removeprefix('net.'))): continue
+        if place[0] == 'F16':
+            casts.append(helper.make_node('Cast', [f'{tensor.name}.half'], [tensor.name], to=TensorProto.FLOAT))
+            tensor.name, tensor.data_type = f'{tensor.name}.half', TensorProto.FLOAT16
+        tensor.ClearField('raw_data')
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in zip(('location', 'offset', 'length'), (Path(path).name, *place[1:])): tensor.external_data.add(key=key, value=str(value))
+    steps = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(steps)
+
+# %% ../../nbs/apps/export.ipynb #8a7fa6bd
+def write_graph(
+    folder: Path | str, # of a model; gets its graph.onnx
+) -> Path: # of what was written
+    "Let a model folder's network answer without PyTorch"
+    folder = Path(folder)
+    weights, model = folder/'model.safetensors', trace(Scoring(load_model(folder)), fuse=False)
+    from onnx.helper import set_model_props
+    point_to_weights(model, weights)
+    set_model_props(model, dict(weights_sha256=content_hash(weights)))
+    with write_whole(folder/'graph.onnx', 'wb') as file: file.write(model.SerializeToString())
+    return folder/'graph.onnx'
+
 # %% ../../nbs/apps/export.ipynb #c1913837
 @command
 def fruit_export(
     out: str='fruit.onnx', # the file to write
     model: str=None, # model folder; the shipped one by default
     int8: bool=False, # eight bits instead of 32
+    graph: bool=False, # write graph.onnx into the model folder instead: with it, fruit_predict does without PyTorch
     photos: str=None, # folder of photos for the ranges of int8; drawn ones by default
 ) -> dict: # what was written and how far it is from the original
     "Write the network as one ONNX file, and measure that it says the same"
+    if graph: return dict(out=str(out := write_graph(model or shipped_model())), bytes=out.stat().st_size)
     predictor = Predictor(model, device='cpu')
     sources = expand_sources([photos]) if photos else [draw_photo(DRAWN_FRUITS[seed % 4], FRESHNESS[seed // 4 % 2], seed).image for seed in range(96)]
     images = torch.stack([predictor.tensor(load_photo(source)) for source in sources[::-(-len(sources) // 400)]]) # from all over the folder
