@@ -493,9 +493,11 @@ def listen(
     "Open the door; `FruitError` says why it stays shut"
     try: family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error: raise FruitError(f"{host}: not a name or address of this computer ({error.strerror or error}); give another with --host") from error
-    try: return socket.create_server(address, family=family, backlog=2048)
+    try: door = socket.create_server(address, family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise FruitError(f"{host}, port {port}: can't be used ({getattr(error, 'strerror', None) or error}); give another with --port") from error
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) # connections inherit it
+    return door
 
 # %% ../../nbs/apps/serve.ipynb #29b7e4f0
 def watched_protocol(
