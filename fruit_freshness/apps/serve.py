@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batcher', 'Limits', 'Refused', 'open_photo', 'shrink', 'Service', 'drain', 'plain_name', 'keep_newest', 'page_policy',
-           'add_routes', 'create_app', 'Counted', 'watch', 'listen', 'fruit_serve']
+           'add_routes', 'create_app', 'Counted', 'watch', 'listen', 'watched_protocol', 'fruit_serve']
 
 # %% ../../nbs/apps/serve.ipynb #6ad6baa1
 import asyncio, base64, copy, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
@@ -79,7 +79,9 @@ class Limits:
     request_bytes: int=40_000_000 # of one request
     open_bytes: int=400_000_000 # of all requests that are being received
     pixels: int=50_000_000 # of one photo
-    receive_seconds: float=20. # from the first byte of a request to its last
+    connections: int=512 # at once; most systems let a program have some 1,000 files and connections open
+    header_seconds: float=10. # from the connection, or the first byte of a further request, to the end of the headers
+    receive_seconds: float=20. # from the end of the headers to the last byte of a request
     answer_seconds: float=60. # from the last byte to the answer
     waiting: int=256 # photos that wait for the network
     cameras: int=16 # live cameras at once
@@ -491,9 +493,42 @@ def listen(
     "Open the door; `FruitError` says why it stays shut"
     try: family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error: raise FruitError(f"{host}: not a name or address of this computer ({error.strerror or error}); give another with --host") from error
-    try: return socket.create_server(address, family=family, backlog=2048)
+    try: door = socket.create_server(address, family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise FruitError(f"{host}, port {port}: can't be used ({getattr(error, 'strerror', None) or error}); give another with --port") from error
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) # connections inherit it
+    return door
+
+# %% ../../nbs/apps/serve.ipynb #29b7e4f0
+def watched_protocol(
+    limits: Limits, # how many connections, and how long headers may take
+) -> type: # for uvicorn's `http`
+    "HTTP/1.1 that hangs up on clients who don't finish their headers, and turns away those beyond the limit"
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+    class Watched(H11Protocol):
+        deadline = None
+
+        def watch(self, on: bool):
+            if on and not self.deadline: self.deadline = self.loop.call_later(limits.header_seconds, self.transport.abort)
+            elif not on and self.deadline: self.deadline = self.deadline.cancel()
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections: transport.write(_FULL); transport.close()
+            else: self.watch(True)
+
+        def data_received(self, data):
+            super().data_received(data)
+            self.watch(self.conn.their_state is h11.IDLE) # no request has begun: its headers are not complete
+
+        def connection_lost(self, error):
+            self.watch(False)
+            super().connection_lost(error)
+    return Watched
+
+_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 56\r\n\r\n'
+         b'{"detail":"too many connections; try again in a moment"}')
 
 # %% ../../nbs/apps/serve.ipynb #5d7e4c8a
 @command
@@ -510,7 +545,7 @@ def fruit_serve(
     service = Service(Predictor(model), token=token)
     def say(words): print(f'fruit_serve: {words}', file=sys.stderr, flush=True)
     name = f'[{host}]' if ':' in host else host
-    config = uvicorn.Config(create_app(service), log_level='warning', access_log=False, server_header=False, ws='websockets-sansio', ws_max_size=service.limits.frame_bytes,
+    config = uvicorn.Config(create_app(service), http=watched_protocol(service.limits), log_level='warning', access_log=False, server_header=False, ws='websockets-sansio', ws_max_size=service.limits.frame_bytes,
                             timeout_graceful_shutdown=int(service.limits.answer_seconds))
     for kind in (signal.SIGINT, signal.SIGTERM): signal.signal(kind, lambda *_: None) # the server's own take over while it runs
     say(f"answering at http://{name}:{door.getsockname()[1]}; Ctrl-C ends it")
