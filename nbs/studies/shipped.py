@@ -207,7 +207,7 @@ def harden(
     net: FruitNet, # trained; its last stage and its heads go on learning
     pictures: Sequence[Sequence[Photo]], # training photos by picture
     store: PhotoStore, # decoded photos
-    steps: int=350, # batches
+    steps: int=200, # batches
     batch: int=64, # views a batch
     lr: float=2e-4, # highest learning rate of the backbone's last stage; the heads' is four times as high
     seed: int=0, # of the views
