@@ -36,5 +36,4 @@ clean:
 # The network that the package carries, from photos of apples, bananas, oranges and strawberries: make shipped DATA=path/to/photos SOURCES="where they are from"
 shipped: setup
 	$(BIN)/fruit_train --data $(DATA) --backbone $(BACKBONE) --out $(OUT)
-	$(BIN)/python -c "from fruit_freshness.model import load_model, save_model; net = load_model('$(OUT)'); \
-	    net.config.training['data'] = '$(SOURCES)'; save_model(net, 'fruit_freshness/shipped', half=True)"
+	$(BIN)/python nbs/studies/shipped.py $(OUT) $(DATA) "$(SOURCES)"

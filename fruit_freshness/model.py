@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['WHEEL_BACKBONE', 'FORMAT', 'ModelError', 'create_backbone', 'wheel_weights', 'file_weights', 'fill',
-           'pretrained_weights', 'ModelConfig', 'Logits', 'shared_mlp', 'head', 'FruitNet', 'last_stage',
+__all__ = ['WHEEL_BACKBONE', 'BALANCES', 'FORMAT', 'ModelError', 'create_backbone', 'wheel_weights', 'file_weights', 'fill',
+           'pretrained_weights', 'ModelConfig', 'Logits', 'shared_mlp', 'head', 'FruitNet', 'backbone_stages',
            'freeze_backbone', 'count_parameters', 'WideDepthwise', 'widen_depthwise', 'fold_frozen', 'create_model',
-           'Losses', 'multitask_loss', 'Answers', 'novelty', 'fast_dtype', 'autocast', 'answer', 'fit_novelty',
-           'package_versions', 'save_model', 'model_card', 'load_model', 'shipped_model']
+           'Losses', 'multitask_loss', 'class_weights', 'LossBalance', 'Answers', 'novelty', 'fast_dtype', 'autocast',
+           'answer', 'fit_novelty', 'package_versions', 'save_model', 'model_card', 'load_model', 'shipped_model']
 
 # %% ../nbs/02_model.ipynb #31aae2e2
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 import torch.nn.functional as F
 from .data import FRESHNESS, FruitError, Normalisation, write_whole
@@ -168,13 +169,11 @@ class FruitNet(nn.Module):
         self.config, self.backbone = config, backbone
         with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, *[config.normalisation.size] * 2)).shape[1]
         self.shared, self.fruit_head, self.freshness_head = shared_mlp(width), head(len(config.fruits)), head(len(config.freshness))
-        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # nothing is novel until `fit_novelty` says what is
+        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # every photo is as novel as any other until `fit_novelty` says what is known
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
 # %% ../nbs/02_model.ipynb #ec26a60d
-from fastcore.basics import patch
-
 @patch
 def heads(self: FruitNet,
     features: Tensor, # `(N, features)` of the backbone
@@ -211,28 +210,44 @@ def _blocks(
     return [block for child, part in module.named_children() for block in _blocks(part, f'{name}.{child}' if name else child)]
 
 @torch.no_grad()
-def last_stage(
+def _map_sides(
+    backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
+    blocks: Sequence[tuple[str, nn.Module]], # its parts
+    size: int, # pixels a side
+) -> list[int]: # of each block's output, in pixels; 0 where it is no map
+    "At which resolution each block works"
+    sides, was_training = dict.fromkeys((name for name, _ in blocks), 0), backbone.training
+    def note(name): return lambda module, inputs, output: sides.update({name: output.shape[2] if isinstance(output, Tensor) and output.ndim == 4 else 0})
+    hooks = [block.register_forward_hook(note(name)) for name, block in blocks]
+    backbone.eval()(torch.zeros(1, 3, size, size, device=next(backbone.parameters()).device)); backbone.train(was_training)
+    for hook in hooks: hook.remove()
+    return list(sides.values())
+
+# %% ../nbs/02_model.ipynb #28bc37f2
+def backbone_stages(
     backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
     size: int, # pixels a side
-) -> list[tuple[str, nn.Module]]: # its blocks, in order
-    "The blocks from the first one that works at the last resolution on"
-    blocks, sides, hooks = _blocks(backbone), {}, []
-    def note(name): return lambda module, inputs, output: sides.update({name: output.shape[2] if isinstance(output, Tensor) and output.ndim == 4 else 0})
-    for name, block in blocks: hooks.append(block.register_forward_hook(note(name)))
-    was_training = backbone.training
-    backbone.eval()(torch.zeros(1, 3, size, size)); backbone.train(was_training)
-    for hook in hooks: hook.remove()
-    maps = [side for side in (sides.get(name, 0) for name, _ in blocks) if side > 1]
-    if len(set(maps)) < 2: return blocks[-max(1, len(blocks) // 4):]
-    return blocks[[sides.get(name, 0) for name, _ in blocks].index(maps[-1]):]
+) -> list[list[tuple[str, nn.Module]]]: # the last one first; the blocks of each in order
+    "The blocks of a backbone by the resolution at which they work"
+    blocks = _blocks(backbone)
+    sides, quarter = _map_sides(backbone, blocks, size), max(1, len(blocks) // 4)
+    if len({side for side in sides if side > 1}) < 2: return [blocks[max(0, end - quarter):end] for end in range(len(blocks), 0, -quarter)]
+    stages, end = [], len(blocks)
+    while end:
+        side = next((side for side in reversed(sides[:end]) if side > 1), 0)
+        start = sides.index(side) if side else 0
+        stages.append(blocks[start:end]); end = start
+    return stages
 
 # %% ../nbs/02_model.ipynb #15ff3d52
 def freeze_backbone(
     net: FruitNet, # whose `requires_grad` flags are set
+    learning: int=1, # stages that learn, counted from the heads; 0: the heads alone
 ) -> None:
-    "Freeze the backbone but for its last stage"
+    "Freeze the backbone but for its last stages"
     net.backbone.requires_grad_(False)
-    for _, block in last_stage(net.backbone, net.config.normalisation.size): block.requires_grad_(True)
+    for stage in backbone_stages(net.backbone, net.config.normalisation.size)[:learning]:
+        for _, block in stage: block.requires_grad_(True)
     net.train(net.training)
 
 def count_parameters(
@@ -271,7 +286,8 @@ def _frozen_pairs(
 def fold_frozen(
     net: FruitNet, # on the device where it will stay
 ) -> int: # BatchNorms that need not be computed any more; 0 if folding does not suit this backbone
-    "Compute frozen convolutions and their BatchNorms in one step"
+    "Compute frozen convolutions and their BatchNorms in one step; what was folded before and learns now is unfolded"
+    for module in getattr(net, 'folded', ()): vars(module).pop('forward', None)
     pairs, side = _frozen_pairs(net.backbone), net.config.normalisation.size
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(next(net.parameters()).device)
     was_training, before = net.training, net.eval().backbone(noise)
@@ -279,8 +295,9 @@ def fold_frozen(
         conv.forward = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).forward
         norm.forward = nn.Sequential(*(part for name in ('drop', 'act') if isinstance(part := getattr(norm, name, None), nn.Module))).forward
     same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+    net.folded = [module for pair in pairs for module in pair]
     if not same:
-        for module in (module for pair in pairs for module in pair): del module.forward
+        for module in net.folded: del module.forward
     net.train(was_training)
     return len(pairs) if same else 0
 
@@ -300,35 +317,83 @@ def create_model(
     freeze_backbone(net)
     return net
 
-# %% ../nbs/02_model.ipynb #9591005f
+# %% ../nbs/02_model.ipynb #9f51e92e
 class Losses(NamedTuple):
-    "Mean losses of a batch"
-    total: Tensor # what is minimised
-    fruit: Tensor # cross entropy of the fruit head, in nats
+    "Mean losses of a batch, in nats"
+    fruit: Tensor # cross entropy of the fruit head
     freshness: Tensor # cross entropy of the freshness head
 
 def multitask_loss(
     logits: Logits, # of both heads
     fruit: Tensor, # `(N,) int64`, indices in the vocabulary
     freshness: Tensor, # `(N,) int64`, indices in `FRESHNESS`
+    fruit_weights: Tensor | None=None, # `(fruits,) float32`, what a photo of each class weighs
+    freshness_weights: Tensor | None=None, # `(2,) float32`
 ) -> Losses: # scalars
-    "The sum of both cross entropies, and each of them"
-    fruit_loss, freshness_loss = F.cross_entropy(logits.fruit.float(), fruit), F.cross_entropy(logits.freshness.float(), freshness)
-    return Losses(fruit_loss + freshness_loss, fruit_loss, freshness_loss)
+    "Both cross entropies"
+    return Losses(F.cross_entropy(logits.fruit.float(), fruit, fruit_weights), F.cross_entropy(logits.freshness.float(), freshness, freshness_weights))
+
+def class_weights(
+    labels: Sequence[int], # of the training photos
+    classes: int, # how many there are
+    beta: float=.999, # 0: all weigh the same; towards 1: inversely to their number
+) -> Tensor: # `(classes,) float32`, 1 on average
+    "Weights for classes that are rare, by the effective number of their photos"
+    weights = (1 - beta) / (1 - beta ** torch.bincount(torch.tensor(labels), minlength=classes).clamp(min=1).double())
+    return (weights / weights.mean()).float()
+
+# %% ../nbs/02_model.ipynb #358c8af0
+BALANCES = ('sum', 'fixed', 'uncertainty', 'dwa')
+
+class LossBalance(nn.Module):
+    "Makes one loss of two"
+    def __init__(self,
+        name: str='sum', # one of `BALANCES`
+        weights: Sequence[float]=(1., 1.), # of fruit and freshness, for 'fixed'
+    ):
+        super().__init__()
+        if name not in BALANCES: raise ModelError(f"balance {name!r}: no such way to balance the losses; choose one of {', '.join(BALANCES)}")
+        self.name, self.log_variance = name, nn.Parameter(torch.zeros(2), requires_grad=name == 'uncertainty')
+        self.register_buffer('given', torch.tensor([float(weight) for weight in (weights if name == 'fixed' else (1, 1))]))
+        self.register_buffer('last_losses', torch.zeros(2)) # mean training losses of the last epoch, for 'dwa'
+
+    @property
+    def weights(self) -> Tensor: return self.given * torch.exp(-self.log_variance) # `(2,)`, of fruit and freshness
+
+    def forward(self,
+        fruit_loss: Tensor, # scalar
+        freshness_loss: Tensor, # scalar
+    ) -> Tensor: # scalar, what is minimised
+        "The weighted sum, and what keeps learned weights from vanishing"
+        return (self.weights * torch.stack([fruit_loss, freshness_loss])).sum() + self.log_variance.sum() / 2
+
+# %% ../nbs/02_model.ipynb #cfc4fc23
+@patch
+@torch.no_grad()
+def next_epoch(self: LossBalance,
+    losses: Sequence[float], # mean training losses of fruit and freshness in the epoch that ends
+) -> None:
+    "Let 'dwa' draw its conclusions; the others take no notice"
+    if self.name != 'dwa': return
+    losses = torch.tensor(losses, device=self.given.device)
+    if self.last_losses.all(): self.given.copy_(2 * F.softmax(losses / self.last_losses / 2, dim=0))
+    self.last_losses.copy_(losses)
 
 # %% ../nbs/02_model.ipynb #f0188e17
 class Answers(NamedTuple):
     "What the network says of a batch, all in float32"
-    fruit: Tensor # `(N, fruits)` probabilities, calibrated if temperatures were fitted
+    fruit: Tensor # `(N, fruits)` probabilities
     freshness: Tensor # `(N, 2)` probabilities
     novelty: Tensor # `(N,)` at least 0; `novelty_threshold` tells from where on it is too much
 
 def novelty(
     net: FruitNet, # whose backbone gave the features
     features: Tensor, # `(N, features)` of its backbone
-) -> Tensor: # `(N,) float32`, 0 until `fit_novelty`
-    "Distance to the nearest class centre in the whitened space of the features"
-    return torch.cdist(F.normalize(features.float(), dim=1) @ net.novelty_basis.float(), net.novelty_centres.float()).min(1).values
+) -> Tensor: # `(N,) float32`, 0 to 2; 1 for every photo until `fit_novelty`
+    "Distance to the nearest training photo, for features of length one; what lies outside the kept directions counts in full"
+    places = F.normalize(features.float(), dim=1) @ net.novelty_basis.float()
+    nearest = torch.cdist(places, net.novelty_centres.float()).min(1).values
+    return (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
 
 # %% ../nbs/02_model.ipynb #4bd19354
 def fast_dtype(
@@ -352,29 +417,25 @@ def autocast(
 def answer(
     net: FruitNet, # in eval mode
     images: Tensor, # `(N, 3, size, size) float32`, normalised
+    calibrated: bool=True, # at the temperatures that were fitted; else at 1
 ) -> Answers: # probabilities and novelty
     "Both tasks' probabilities and the novelty of a batch"
+    fruit, freshness = (net.config.fruit_temperature, net.config.freshness_temperature) if calibrated else (1, 1)
     with autocast(images.device):
         features = net.backbone(images.contiguous(memory_format=torch.channels_last))
         logits = net.heads(features)
-    return Answers(F.softmax(logits.fruit.float() / net.config.fruit_temperature, dim=1),
-                   F.softmax(logits.freshness.float() / net.config.freshness_temperature, dim=1), novelty(net, features))
+    return Answers(F.softmax(logits.fruit.float() / fruit, dim=1), F.softmax(logits.freshness.float() / freshness, dim=1), novelty(net, features))
 
 # %% ../nbs/02_model.ipynb #db426779
 def fit_novelty(
-    net: FruitNet, # gets its basis and centres
+    net: FruitNet, # gets its basis and what it remembers
     features: Tensor, # `(N, features)` of training photos
-    classes: Tensor, # `(N,) int64`: one class for each fruit and freshness
-    width: int=128, # directions kept
+    width: int=64, # directions kept
 ) -> None:
-    "Fit the space in which novelty is measured: the directions in which the photos differ most, each scaled so that photos of one class spread by one"
+    "Remember where training photos lie in the directions in which they differ most"
     features = F.normalize(features.double(), dim=1)
-    labels, places = classes.unique(return_inverse=True)
-    means = torch.stack([features[classes == label].mean(0) for label in labels])
-    directions = torch.linalg.svd(features - features.mean(0), full_matrices=False).Vh[:width].T
-    spread = ((features - means[places]) @ directions).std(0, correction=0)
-    basis = directions / spread.clamp(min=max(1e-3 * float(spread.max()), 1e-6)) # a handful of photos may not spread at all
-    net.novelty_basis, net.novelty_centres = (tensor.float().to(net.novelty_basis.device) for tensor in (basis, means @ basis))
+    basis = torch.linalg.svd(features, full_matrices=False).Vh[:width].T
+    net.novelty_basis, net.novelty_centres = (tensor.float().contiguous().to(net.novelty_basis.device) for tensor in (basis, features @ basis))
 
 # %% ../nbs/02_model.ipynb #e15b0042
 FORMAT = 1 # of the model folder; a larger one was written by a later release
@@ -405,16 +466,20 @@ def _metric_lines(
     metrics: dict, # as `evaluate` returns them
 ) -> list[str]: # rows of a Markdown table
     "One row a task"
-    rows = [f"| {task} | {m['accuracy']:.3f} | {' to '.join(f'{bound:.3f}' for bound in m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {m['ece']:.3f} |"
-            for task in ('fruit', 'freshness') if (m := metrics.get(task))]
-    return ['| | accuracy | 95 % interval | macro-F1 | calibration error |', '|---|---|---|---|---|', *rows] if rows else ['It was not evaluated.']
+    def interval(bounds): return ' to '.join(f'{bound:.3f}' for bound in bounds) if bounds else ''
+    rows = [f"| {task} | {m['accuracy']:.3f} | {interval(m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {interval(m.get('macro_f1_ci95'))} | {m['ece']:.3f} |"
+            for task in ('fruit', 'freshness', 'both') if (m := metrics.get(task)) and 'ece' in m]
+    heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error |', '|---|---|---|---|---|---|']
+    answers = metrics.get('answers')
+    return [*heads, *rows, *([f"\nOf these photos it answers {answers['coverage']:.1%}, and of those answers {answers['risk']:.1%} are wrong."] if answers else [])] if rows else ['It was not evaluated.']
 
 def model_card(
     net: FruitNet, # with its config filled in
 ) -> str: # Markdown
     "What a person should know before trusting a network"
     config, counts = net.config, count_parameters(net)
-    facts = [f'- {name.replace("_", " ")}: {value}' for name, value in config.training.items()]
+    facts = [f'- {name.replace("_", " ")}: {value}' for name, value in config.training.items() if name != 'notes']
+    facts += [f'- noticed: {note}' for note in config.training.get('notes', ())]
     return '\n'.join([
         f"# {', '.join(config.fruits)}: fresh or rotten?\n",
         f"Backbone `{config.backbone}`, {counts['total']:,} parameters, photos of {config.normalisation.size} x {config.normalisation.size} pixels. One network, two answers: the fruit and its freshness.\n",

@@ -6,34 +6,39 @@
 from __future__ import annotations
 import csv, json, os, shutil, signal, sys, tempfile, threading, time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['METRICS', 'SAMPLE_COUNT', 'TrainConfig', 'EpochSampler', 'make_loader', 'batch_sums', 'heard_stop', 'Progress',
-           'make_accelerator', 'Trainer', 'write_history', 'read_history', 'epoch_line', 'show_history', 'Scored',
-           'Pixels', 'score_photos', 'accuracy_interval', 'calibration_error', 'coverage_risk', 'evaluate',
-           'joint_confidence', 'show_confusion', 'show_mistakes', 'fit_temperature', 'at_temperature',
-           'confidence_for_risk', 'calibrate', 'backbone_features', 'show_reliability', 'fetch_data', 'say',
-           'prepare_photos', 'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table',
+__all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule',
+           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'heard_stop',
+           'Progress', 'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed',
+           'epoch_line', 'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval',
+           'macro_f1_interval', 'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right',
+           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature',
+           'fit_temperature', 'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit',
+           'report', 'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos',
+           'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos',
            'fruit_train', 'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
+from fastcore.basics import patch
 from torch import Tensor
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 # %% ../nbs/03_train.ipynb #3c123ae9
-from .data import (Checked, DataError, FRESHNESS, Photo, PhotoDataset, PhotoStore, check_photos, command, draw_sample, download_photos, find_photos,
+from .data import (Checked, DataError, FRESHNESS, Photo, PhotoDataset, PhotoStore, check_photos, command, content_hash, draw_sample, download_photos, find_photos,
                                   load_photo, progress_bar, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
 from .split import Split, audit_split, group_photos, label_conflicts, load_split, save_split, show_split, split_photos
-from .model import (FruitNet, ModelError, answer, autocast, count_parameters, create_model, fast_dtype, fit_novelty, fold_frozen, load_model, WHEEL_BACKBONE,
-                                   multitask_loss, save_model, shipped_model, widen_depthwise)
+from .model import (BALANCES, FruitNet, LossBalance, ModelError, answer, autocast, backbone_stages, class_weights, count_parameters, create_model, fast_dtype, fit_novelty,
+                                   fold_frozen, freeze_backbone, load_model, WHEEL_BACKBONE, multitask_loss, save_model, shipped_model, widen_depthwise)
 
 # %% ../nbs/03_train.ipynb #121a13d2
 @dataclass
@@ -49,6 +54,45 @@ class TrainConfig:
     valid: float=.2 # share of photos that validate
     seed: int=42 # of the split, the heads' first weights, the order and the augmentation
     copies: bool=True # keep photos of one picture on one side by looking for copies in the pixels
+    schedule: str='fixed' # how the learning rate goes: one of `SCHEDULES`
+    warmup: float=1. # epochs in which the learning rate of 'cosine' rises
+    unfreeze: Sequence[int]=(0,) # epochs after which the last stage of the backbone learns, then the one before it, ...; (): the heads alone learn
+    stage_decay: float=1. # learning rate of each stage, as a share of that of the stage behind it
+    balance: str='sum' # how two losses become one: one of `BALANCES`
+    task_weights: Sequence[float]=(1., 1.) # of fruit and freshness where `balance` is 'fixed'; (1, 0) learns the fruit alone
+    weigh_classes: bool=False # photos of rare fruits and of the rarer freshness weigh more
+    baseline: dict=field(default_factory=dict) # accuracy of networks that learnt one task alone, e.g. {'freshness': .98}; a worse one is told
+
+# %% ../nbs/03_train.ipynb #1dfedbd3
+SCHEDULES = ('fixed', 'one-cycle', 'cosine')
+
+def make_schedule(
+    optimiser: torch.optim.Optimizer, # whose groups' learning rates are the highest ones
+    name: str, # one of `SCHEDULES`
+    steps: int, # of the whole run
+    warmup: int=1, # steps in which the rate of 'cosine' rises
+) -> lr_scheduler.LRScheduler: # to be stepped after each step of the optimiser
+    "The learning rate of each step"
+    if name == 'fixed': return lr_scheduler.ConstantLR(optimiser, factor=1)
+    if name == 'one-cycle': return lr_scheduler.OneCycleLR(optimiser, [group['lr'] for group in optimiser.param_groups], total_steps=steps)
+    if name != 'cosine': raise DataError(f"schedule {name!r}: no such way for the learning rate to go; choose one of {', '.join(SCHEDULES)}")
+    warmup = min(max(warmup, 1), steps - 1) if steps > 1 else 1
+    rise, fall = lr_scheduler.LinearLR(optimiser, 1 / warmup, total_iters=warmup - 1), lr_scheduler.CosineAnnealingLR(optimiser, max(steps - warmup, 1))
+    return lr_scheduler.SequentialLR(optimiser, [rise, fall], [warmup])
+
+# %% ../nbs/03_train.ipynb #59bb339c
+BALANCE_LR = .01 # of learned loss weights: Adam moves a parameter by about its rate a step, and a log variance has to move by one or more
+
+def parameter_groups(
+    net: FruitNet, # to be trained
+    balance: LossBalance, # of its losses
+    config: TrainConfig, # the recipe
+) -> list[dict]: # for the optimiser: heads, each stage from the last on, and the loss weights if they are learned
+    "What learns, and how fast"
+    stages = backbone_stages(net.backbone, net.config.normalisation.size)[:len(config.unfreeze)]
+    groups = [dict(params=[parameter for part in (net.shared, net.fruit_head, net.freshness_head) for parameter in part.parameters()], lr=config.lr)]
+    groups += [dict(params=[parameter for _, block in stage for parameter in block.parameters()], lr=config.lr * config.stage_decay ** (depth + 1)) for depth, stage in enumerate(stages)]
+    return groups + [dict(params=[balance.log_variance], lr=BALANCE_LR, weight_decay=0)] * balance.log_variance.requires_grad
 
 # %% ../nbs/03_train.ipynb #42b648b1
 class EpochSampler(Sampler):
@@ -92,6 +136,18 @@ def batch_sums(
         columns += [torch.nn.functional.cross_entropy(scores.float(), truth, reduction='none'), (scores.argmax(1) == truth).float()]
     return torch.stack(columns, dim=1).detach()
 
+# %% ../nbs/03_train.ipynb #dfccc646
+def processes() -> PartialState: # which process this is, of how many, and its device
+    "The processes that work together: on graphics cards, or on the processor for want of them or by `ACCELERATE_USE_CPU`"
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU') or ('LOCAL_RANK' in os.environ and not torch.cuda.is_available()))
+
+# %% ../nbs/03_train.ipynb #8a118db0
+def say(
+    words: object, # anything with a readable `str`
+) -> None:
+    "Tell the person at the terminal; results go to stdout, this goes to stderr"
+    if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
+
 # %% ../nbs/03_train.ipynb #01a060ec
 @contextmanager
 def heard_stop():
@@ -112,16 +168,19 @@ class Progress:
     "How far a run has come"
     epoch: int=0 # epochs finished
     step: int=0 # steps finished in the epoch under way
-    sums: list[float]=field(default_factory=lambda: [0.] * 5) # the four metrics' sums and the photos of the epoch under way
+    sums: list[float]=field(default_factory=lambda: [0.] * 7) # of the epoch under way: the four metrics', its photos, and both losses as they were weighed
     seconds: float=0. # spent in the epoch under way
-    best_loss: float=float('inf') # lowest validation loss, both tasks together
+    best_loss: float=float('inf') # lowest validation loss of the tasks together
     best_epoch: int=0 # the epoch that had it
     history: list[dict]=field(default_factory=list) # a row an epoch
 
 # %% ../nbs/03_train.ipynb #b3193a5b
-def make_accelerator() -> Accelerator: # one state a process, however often it is asked for
+def make_accelerator(
+    gradual: bool=False, # some parameters have no gradient at first
+) -> Accelerator: # one state a process, however often it is asked for
     "The device, its processes, and the number format"
-    return Accelerator(mixed_precision={torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(PartialState().device), 'no'))
+    return Accelerator(mixed_precision={torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(processes().device), 'no'),
+                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)])
 
 # %% ../nbs/03_train.ipynb #516fbfaf
 class Trainer:
@@ -134,41 +193,73 @@ class Trainer:
         store: PhotoStore | None=None, # decoded photos
         progress: bool=True, # show bars and a line an epoch
     ):
-        self.accelerator = make_accelerator()
-        widen_depthwise(net)
-        self.config, self.out, self.progress, self.state = config, Path(out), progress and self.accelerator.is_main_process, Progress()
+        self.accelerator = make_accelerator(gradual=any(config.unfreeze))
+        self.config, self.out, self.progress, self.state, self.learning = config, Path(out), progress and self.accelerator.is_main_process, Progress(), None
         fruits, normalisation = net.config.fruits, net.config.normalisation
         batch = max(1, config.batch // self.accelerator.num_processes)
         self.dataset = PhotoDataset(split.train, fruits, train_transforms(normalisation), store, config.seed)
-        self.sampler = EpochSampler(len(self.dataset), config.seed)
-        optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.sampler, self.balance = EpochSampler(len(self.dataset), config.seed), LossBalance(config.balance, config.task_weights)
+        freeze_backbone(net, len(config.unfreeze)) # several processes must know from the start what will ever learn
+        optimiser = torch.optim.Adam(parameter_groups(net, self.balance, config), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.net, self.optimiser, self.train_loader, self.valid_loader = self.accelerator.prepare(
             net.to(memory_format=torch.channels_last), optimiser, make_loader(self.dataset, batch, self.sampler),
             make_loader(PhotoDataset(split.valid, fruits, valid_transforms(normalisation), store), 2 * batch))
-        fold_frozen(self.accelerator.unwrap_model(self.net))
+        self.prepared_balance = self.accelerator.prepare(self.balance) if self.balance.log_variance.requires_grad else self.balance.to(self.accelerator.device)
+        epoch = len(self.train_loader)
+        self.schedule = make_schedule(optimiser, config.schedule, config.epochs * epoch, round(config.warmup * epoch))
+        self.accelerator.register_for_checkpointing(self.schedule, self.balance)
+        labels = [fruits.index(photo.fruit) for photo in split.train], [FRESHNESS.index(photo.freshness) for photo in split.train]
+        self.class_weights = [class_weights(task, classes).to(self.accelerator.device) for task, classes in zip(labels, (len(fruits), 2))] if config.weigh_classes else (None, None)
 
 # %% ../nbs/03_train.ipynb #390c1a50
-from fastcore.basics import patch
+@patch
+def thaw(self: Trainer) -> None:
+    "Let as many stages of the backbone learn as the recipe wants in this epoch"
+    learning = sum(epoch <= self.state.epoch for epoch in self.config.unfreeze)
+    if learning == self.learning: return
+    net, self.learning = self.accelerator.unwrap_model(self.net), learning
+    freeze_backbone(net, learning); widen_depthwise(net); fold_frozen(net)
 
+@patch
+def train_step(self: Trainer,
+    images: Tensor, # `(N, 3, size, size) float32`
+    fruit: Tensor, # `(N,) int64`
+    freshness: Tensor, # `(N,) int64`
+) -> Tensor: # `(7,) float32`, what the batch adds to `Progress.sums`
+    "Learn from one batch"
+    with self.accelerator.autocast(): logits = self.net(images.contiguous(memory_format=torch.channels_last))
+    losses = multitask_loss(logits, fruit, freshness, *self.class_weights)
+    weighed = self.balance.weights.detach() * torch.stack(losses).detach() * len(images)
+    self.optimiser.zero_grad()
+    self.accelerator.backward(self.prepared_balance(*losses))
+    self.optimiser.step()
+    return torch.cat([batch_sums(logits, fruit, freshness).sum(0), torch.tensor([len(images)], device=images.device), weighed])
+
+@patch
+def asked_to_stop(self: Trainer,
+    stop: threading.Event, # set when this process should stop
+) -> bool: # the same in each process
+    "Whether any process was asked to stop, so that none waits for another for ever"
+    if self.accelerator.num_processes == 1: return stop.is_set()
+    if stop.is_set(): self.accelerator.set_trigger()
+    return self.accelerator.check_trigger()
+
+# %% ../nbs/03_train.ipynb #5a3aeb05
 @patch
 def train_epoch(self: Trainer,
     stop: threading.Event, # set when the run should stop
 ) -> bool: # whether the epoch was finished
     "One pass over the training photos, from the step that was reached"
     state, done = self.state, self.state.step
-    self.net.train(); self.dataset.epoch = self.sampler.epoch = state.epoch
+    self.thaw(); self.net.train(); self.dataset.epoch = self.sampler.epoch = state.epoch
     sums, began, seconds = torch.tensor(state.sums, device=self.accelerator.device), time.perf_counter(), state.seconds
     loader = self.accelerator.skip_first_batches(self.train_loader, done) if done else self.train_loader
     with progress_bar(total=len(self.train_loader), initial=done, note=f'epoch {state.epoch + 1}/{self.config.epochs}', unit='step', leave=False, show=self.progress) as bar:
-        for images, fruit, freshness in loader:
-            with self.accelerator.autocast(): logits = self.net(images.contiguous(memory_format=torch.channels_last))
-            self.optimiser.zero_grad()
-            self.accelerator.backward(multitask_loss(logits, fruit, freshness).total)
-            self.optimiser.step()
-            sums[:4] += batch_sums(logits, fruit, freshness).sum(0); sums[4] += len(images)
-            state.step += 1; bar.update()
+        for batch in loader:
+            sums += self.train_step(*batch)
+            self.schedule.step(); state.step += 1; bar.update()
             if state.step % 10 == 0: bar.set_postfix(_shown(sums))
-            if stop.is_set(): break
+            if self.asked_to_stop(stop): break
     state.sums, state.seconds = sums.tolist(), seconds + time.perf_counter() - began
     return state.step >= len(self.train_loader)
 
@@ -194,14 +285,16 @@ def validate(self: Trainer) -> list[float]: # means in the order of `METRICS`
 def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
     "Validate, add a row to the history, keep the network if it is the best so far"
     state = self.state
-    sums = self.accelerator.reduce(torch.tensor(state.sums, device=self.accelerator.device)).tolist()
-    valid = self.validate()
-    row = dict(epoch=state.epoch + 1, **{f'train_{name}': value / sums[4] for name, value in zip(METRICS, sums)}, **{f'valid_{name}': value for name, value in zip(METRICS, valid)},
-               seconds=state.seconds, photos_per_second=sums[4] / state.seconds)
-    state.history.append({name: value if name == 'epoch' else round(value, 6) for name, value in row.items()})
-    best = valid[0] + valid[2] < state.best_loss
-    if best: state.best_loss, state.best_epoch = valid[0] + valid[2], state.epoch + 1
-    state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.] * 5, 0.
+    sums = self.accelerator.reduce(torch.tensor(state.sums, device=self.accelerator.device), reduction='sum').tolist()
+    trained, valid = [value / sums[4] for value in sums], self.validate()
+    row = dict(**{f'train_{name}': value for name, value in zip(METRICS, trained)}, **{f'valid_{name}': value for name, value in zip(METRICS, valid)},
+               seconds=state.seconds, photos_per_second=sums[4] / state.seconds, train_fruit_weighted=trained[5], train_freshness_weighted=trained[6])
+    state.history.append(dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in row.items()}, lr=self.schedule.get_last_lr()[0]))
+    weights = self.config.task_weights if self.config.balance == 'fixed' else (1, 1)
+    loss, state.epoch, state.step, state.sums, state.seconds = weights[0] * valid[0] + weights[1] * valid[2], state.epoch + 1, 0, [0.] * 7, 0.
+    best = loss < state.best_loss
+    if best: state.best_loss, state.best_epoch = loss, state.epoch
+    self.balance.next_epoch([trained[0], trained[2]])
     if self.accelerator.is_main_process:
         if best: save_model(self.accelerator.unwrap_model(self.net), self.out)
         write_history(state.history, self.out/'history.csv')
@@ -212,7 +305,7 @@ def write_history(
     history: Sequence[dict], # a row an epoch
     path: Path | str, # a CSV file
 ) -> None:
-    "Write the history: epoch, losses (nats) and accuracies of both tasks on both sides, seconds, training photos a second"
+    "Write the history: epoch, losses (nats) and accuracies of both tasks on both sides, seconds, training photos a second, training losses as weighed, learning rate"
     with write_whole(path) as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader(); writer.writerows(history)
@@ -223,30 +316,79 @@ def read_history(
     "Read a history back"
     with open(path, newline='') as file: return [{name: int(value) if name == 'epoch' else float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
-# %% ../nbs/03_train.ipynb #6e453a36
+# %% ../nbs/03_train.ipynb #d435f1a4
+def sync(
+    path: Path, # a file or a folder
+) -> None:
+    "Wait until a file, or a folder's list of files, is on the disk and would outlast a power cut"
+    with suppress(OSError): # some systems can't do this for folders
+        handle = os.open(path, os.O_RDONLY)
+        try: os.fsync(handle)
+        finally: os.close(handle)
+
+def seal(
+    folder: Path, # all of whose files are written
+) -> None:
+    "Put a folder on the disk for good, with the digests of its files in it"
+    paths = sorted(folder.rglob('*'))
+    for path in paths: sync(path)
+    with write_whole(folder/'digests.json') as file: json.dump({path.relative_to(folder).as_posix(): content_hash(path) for path in paths if path.is_file()}, file)
+    sync(folder); sync(folder.parent)
+
+def is_sealed(
+    folder: Path, # as `seal` left it, or not
+) -> bool: # whether all of it is there and undamaged
+    "Whether a folder holds what was put into it"
+    try: return all(content_hash(folder/name) == digest for name, digest in json.loads((folder/'digests.json').read_text()).items())
+    except (OSError, ValueError, AttributeError): return False
+
+# %% ../nbs/03_train.ipynb #54521f30
+@patch
+def checkpoints(self: Trainer) -> tuple[Path, Path, Path]: # the run's checkpoint, the one being written, and the one before
+    "Where checkpoints lie"
+    return self.out/'checkpoint', self.out/'.checkpoint.new', self.out/'.checkpoint.old'
+
 @patch
 def save_checkpoint(self: Trainer) -> None:
-    "Replace the run's checkpoint"
-    place, fresh, old = (self.out/name for name in ('checkpoint', '.checkpoint.new', '.checkpoint.old'))
-    if self.accelerator.is_main_process:
-        for folder in (fresh, old) if place.exists() else (fresh,): shutil.rmtree(folder, ignore_errors=True)
+    "Replace the run's checkpoint; there is a whole one at any moment after the first"
+    place, fresh, old = self.checkpoints()
+    sums = self.accelerator.reduce(torch.tensor(self.state.sums, device=self.accelerator.device), reduction='sum').tolist()
+    if self.accelerator.is_main_process: shutil.rmtree(fresh, ignore_errors=True)
     self.accelerator.wait_for_everyone()
     self.accelerator.save_state(str(fresh))
     self.accelerator.wait_for_everyone()
     if self.accelerator.is_main_process:
-        with write_whole(fresh/'progress.json') as file: json.dump(asdict(self.state), file)
+        with write_whole(fresh/'progress.json') as file: json.dump(dict(asdict(self.state), sums=sums), file)
+        if self.state.best_epoch: _keep_best(self.out if (self.state.best_epoch, 0) == (self.state.epoch, self.state.step) else place/'best', fresh/'best')
+        seal(fresh)
+        shutil.rmtree(old, ignore_errors=True)
         if place.exists(): place.rename(old)
         fresh.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        sync(self.out)
     self.accelerator.wait_for_everyone()
 
+def _keep_best(source: Path, target: Path) -> None:
+    "Give the files of a model folder a second name, which costs no room, or copy them where that can't be"
+    target.mkdir()
+    for name in ('model.safetensors', 'config.json', 'README.md'):
+        try: os.link(source/name, target/name)
+        except OSError: shutil.copyfile(source/name, target/name)
+
+# %% ../nbs/03_train.ipynb #28ab4bd3
 @patch
 def load_checkpoint(self: Trainer) -> None:
-    "Go back to where the run stood; a run without a checkpoint stands at its beginning"
-    place = next((folder for name in ('checkpoint', '.checkpoint.old') if ((folder := self.out/name)/'progress.json').exists()), None)
-    if place is None: return
+    "Go back to where the run stood, or to its beginning if there is no whole checkpoint"
+    place, *others = self.checkpoints()
+    if self.accelerator.is_main_process and not is_sealed(place):
+        if place.exists(): say(f"{place}: damaged, so the run goes on from further back")
+        shutil.rmtree(place, ignore_errors=True)
+        if whole := next((other for other in others if is_sealed(other)), None): whole.rename(place)
+    self.accelerator.wait_for_everyone()
+    if not place.exists(): return
     self.accelerator.load_state(str(place))
-    self.state = Progress(**json.loads((place/'progress.json').read_text()))
+    self.state, self.learning = Progress(**json.loads((place/'progress.json').read_text())), None
+    if not self.accelerator.is_main_process: self.state.sums = [0.] * 7 # those of all processes, which are added up again
+    elif self.state.history: write_history(self.state.history, self.out/'history.csv')
 
 # %% ../nbs/03_train.ipynb #28fa82fc
 @patch
@@ -264,7 +406,7 @@ def fit(self: Trainer) -> list[dict]: # the history
                 row = self.finish_epoch()
                 if self.progress: tqdm.write(epoch_line(row, self.config.epochs), file=sys.stderr)
             self.save_checkpoint()
-            if stop.is_set() and not self.is_finished():
+            if self.asked_to_stop(stop) and not self.is_finished():
                 raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1}; nothing is lost: go on with --out {self.out} --resume")
     return self.state.history
 
@@ -275,6 +417,45 @@ def epoch_line(
     "An epoch in a line"
     return (f"epoch {row['epoch']:2}/{epochs}   validation: fruit {row['valid_fruit_accuracy']:.3f} (loss {row['valid_fruit_loss']:.3f}), freshness {row['valid_freshness_accuracy']:.3f} "
             f"(loss {row['valid_freshness_loss']:.3f})   {row['seconds']:.0f} s, {row['photos_per_second']:.0f} photos/s")
+
+# %% ../nbs/03_train.ipynb #e8e39cef
+@patch
+def try_rates(self: Trainer,
+    low: float=1e-6, # first learning rate
+    high: float=1., # last one
+    steps: int=100, # from one to the other, in equal ratios
+) -> list[tuple[float, float]]: # learning rates, and the training loss at each, smoothed
+    "Raise the learning rate from step to step until the loss explodes; the trainer is put back as it was"
+    if self.accelerator.num_processes > 1: raise DataError("the search for a learning rate runs in one process; start it without accelerate launch")
+    tried, smooth, groups = [], 0., self.optimiser.param_groups
+    with tempfile.TemporaryDirectory() as before:
+        self.accelerator.save_state(before)
+        self.thaw(); self.net.train()
+        shares = [group['lr'] / groups[0]['lr'] for group in groups]
+        batches = (batch for _ in iter(int, 1) for batch in self.train_loader)
+        for rate, batch in zip(np.geomspace(low, high, steps), batches):
+            for group, share in zip(groups, shares): group['lr'] = float(rate) * share
+            sums = self.train_step(*batch)
+            smooth = .9 * smooth + .1 * float(sums[5:].sum() / sums[4])
+            tried.append((float(rate), smooth / (1 - .9 ** (len(tried) + 1))))
+            if tried[-1][1] > 4 * min(loss for _, loss in tried): break
+        self.accelerator.load_state(before)
+    return tried
+
+# %% ../nbs/03_train.ipynb #18d35163
+def show_rates(
+    tried: Sequence[tuple[float, float]], # as `try_rates` returns them
+):  # the matplotlib figure
+    "The loss at each learning rate, and a tenth of the rate at which it is lowest"
+    import matplotlib.pyplot as plt
+    rates, losses = zip(*tried)
+    good = rates[int(np.argmin(losses))] / 10
+    figure, axis = plt.subplots(figsize=(5.5, 3), layout='constrained')
+    axis.semilogx(rates, losses, color='#c8553d'); axis.axvline(good, color='#9aa0a6', linestyle=':')
+    axis.set_xlabel('learning rate'); axis.set_ylabel('training loss'); axis.set_title(f'a tenth of the best: {good:.0e}', fontsize=10)
+    axis.spines[['top', 'right']].set_visible(False)
+    plt.close(figure)
+    return figure
 
 # %% ../nbs/03_train.ipynb #f2aa4268
 def show_history(
@@ -330,12 +511,12 @@ def score_photos(
     groups: Sequence[int] | None=None, # source group of each; each its own by default
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show a bar
-) -> Scored: # answers and truth
+) -> Scored: # answers at temperature 1, and the truth
     "Let a network answer photos whose answers are known"
     device, was_training = next(net.parameters()).device, net.training
     net.eval()
     loader = make_loader(Pixels(photos, net, store), 64)
-    answers = [answer(net, images.to(device)) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
+    answers = [answer(net, images.to(device), calibrated=False) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
     net.train(was_training)
     fruit, freshness, novelty = (torch.cat(parts).cpu().numpy() for parts in zip(*answers))
     return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
@@ -356,6 +537,25 @@ def accuracy_interval(
     drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
     return tuple(float(bound) for bound in np.quantile(drawn @ hits / (drawn @ sizes), [.025, .975]))
 
+# %% ../nbs/03_train.ipynb #6d725785
+def macro_f1_interval(
+    predicted: np.ndarray, # `(N,)` class indices
+    truth: np.ndarray, # `(N,)` class indices
+    groups: np.ndarray, # `(N,)`
+    draws: int=1000, # bootstrap samples
+    seed: int=0, # of the bootstrap
+) -> tuple[float, float]: # 95 % interval
+    "Bootstrap interval of a macro-F1, over groups; that of the accuracy where there is no error to draw"
+    if np.all(predicted == truth): return accuracy_interval(predicted == truth, groups)
+    classes, (_, members) = max(predicted.max(), truth.max()) + 1, np.unique(groups, return_inverse=True)
+    tables = np.zeros((members.max() + 1, classes, classes))
+    np.add.at(tables, (members, truth, predicted), 1)
+    drawn = np.random.default_rng(seed).multinomial(len(tables), np.full(len(tables), 1 / len(tables)), size=draws)
+    drawn = np.tensordot(drawn.astype(float), tables, 1)
+    seen = drawn.sum(1) + drawn.sum(2)
+    f1 = np.divide(2 * np.diagonal(drawn, axis1=1, axis2=2), seen, out=np.full(seen.shape, np.nan), where=seen > 0)
+    return tuple(float(bound) for bound in np.quantile(np.nanmean(f1, axis=1), [.025, .975]))
+
 # %% ../nbs/03_train.ipynb #8d772ed7
 def calibration_error(
     confidence: np.ndarray, # `(N,)` in 0..1
@@ -368,61 +568,75 @@ def calibration_error(
     return float(gaps.sum() / max(len(confidence), 1))
 
 # %% ../nbs/03_train.ipynb #eecdec25
+def risk_curve(
+    confidence: np.ndarray, # `(N,)` what answers are sorted by
+    right: np.ndarray, # `(N,) bool`
+) -> np.ndarray: # `(N,)` share of errors among the n surest answers, for n = 1 ... N
+    "Risk at every coverage"
+    return np.cumsum(~right[np.argsort(-confidence, kind='stable')]) / np.arange(1, len(right) + 1)
+
 def coverage_risk(
     confidence: np.ndarray, # `(N,)` what answers are sorted by
     right: np.ndarray, # `(N,) bool`
 ) -> dict: # 'coverage' and 'risk' at ten places, and 'area', the mean risk over all coverages
     "The coverage-risk curve (Geifman and El-Yaniv 2017)"
-    order = np.argsort(-confidence, kind='stable')
-    risk = np.cumsum(~right[order]) / np.arange(1, len(right) + 1)
-    places = [max(1, round(len(right) * tenth / 10)) for tenth in range(1, 11)]
+    risk, places = risk_curve(confidence, right), [max(1, round(len(right) * tenth / 10)) for tenth in range(1, 11)]
     return dict(coverage=[round(place / len(right), 4) for place in places], risk=[round(float(risk[place - 1]), 4) for place in places], area=round(float(risk.mean()), 6))
 
 # %% ../nbs/03_train.ipynb #dc005876
 def _task_metrics(
-    probs: np.ndarray, # `(N, classes)`
+    predicted: np.ndarray, # `(N,)` class indices
+    confidence: np.ndarray, # `(N,)` in 0..1
     truth: np.ndarray, # `(N,)` class indices
     groups: np.ndarray, # `(N,)`
     names: Sequence[str], # of the classes
 ) -> dict | None: # None where there is nothing to score
-    "Accuracy with its interval, macro-F1, ECE, confusion matrix and a row a class"
+    "Accuracy and macro-F1 with their intervals, ECE, confusion matrix and a row a class"
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     if not len(truth): return None
-    predicted, seen = probs.argmax(1), sorted(set(truth) | set(probs.argmax(1)))
-    right = predicted == truth
+    right, seen = predicted == truth, sorted(set(truth) | set(predicted))
     rows = zip(seen, *precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
     classes = {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n)) for label, p, r, f, n in rows}
     return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=[round(bound, 4) for bound in accuracy_interval(right, groups)],
-                macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4), ece=round(calibration_error(probs.max(1), right), 4),
-                labels=list(names), confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
+                macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4), macro_f1_ci95=[round(bound, 4) for bound in macro_f1_interval(predicted, truth, groups)],
+                ece=round(calibration_error(confidence, right), 4), labels=list(names), confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
 
 # %% ../nbs/03_train.ipynb #dd5a5096
-def evaluate(
-    scored: Scored, # photos, truth and answers
-) -> dict: # n, fruit, freshness, both, coverage_risk
-    "Everything that is said of a network, from its answers"
-    known, fruit_right = scored.fruit_truth >= 0, scored.fruit_probs.argmax(1) == scored.fruit_truth
-    both = np.where(known, fruit_right, True) & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
-    return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
-                fruit=_task_metrics(scored.fruit_probs[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
-                freshness=_task_metrics(scored.freshness_probs, scored.freshness_truth, scored.groups, FRESHNESS),
-                both=dict(accuracy=round(float(both.mean()), 4), accuracy_ci95=[round(bound, 4) for bound in accuracy_interval(both, scored.groups)]),
-                coverage_risk=coverage_risk(joint_confidence(scored), both))
-
 def joint_confidence(
     scored: Scored, # photos and answers
 ) -> np.ndarray: # `(N,)` in 0..1
     "The smaller of both confidences: an answer is as sure as its weaker half"
     return np.minimum(scored.fruit_probs.max(1), scored.freshness_probs.max(1))
 
+def both_right(
+    scored: Scored, # photos, truth and answers
+) -> np.ndarray: # `(N,) bool`
+    "Which answers have no error; a fruit that the network does not know can't be judged and is not counted as one"
+    fruit_right = (scored.fruit_probs.argmax(1) == scored.fruit_truth) | (scored.fruit_truth < 0)
+    return fruit_right & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
+
+def evaluate(
+    scored: Scored, # photos, truth and answers
+) -> dict: # n, fruit, freshness, both, coverage_risk
+    "Everything that is said of a network, from its answers"
+    known = scored.fruit_truth >= 0
+    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
+    tasks = dict(fruit=(fruit[known], scored.fruit_probs.max(1)[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
+                 freshness=(freshness, scored.freshness_probs.max(1), scored.freshness_truth, scored.groups, FRESHNESS),
+                 both=((2 * fruit + freshness)[known], joint_confidence(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known], scored.groups[known],
+                       [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]))
+    return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
+                **{task: _task_metrics(*answers) for task, answers in tasks.items()}, coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)))
+
 # %% ../nbs/03_train.ipynb #f7ef1736
 def show_confusion(
     metrics: dict, # as `evaluate` returns them
 ):  # the matplotlib figure
-    "Confusion matrices of both tasks, rows the truth"
+    "Confusion matrices of both tasks and of both together, rows the truth"
     import matplotlib.pyplot as plt
-    tasks = [task for task in ('fruit', 'freshness') if metrics[task]]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 4), layout='constrained', squeeze=False)
+    tasks = [task for task in ('fruit', 'freshness', 'both') if metrics[task]]
+    widths = [max(3.6, .55 * len(metrics[task]['labels'])) for task in tasks]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), layout='constrained', squeeze=False, width_ratios=widths)
     for axis, task in zip(axes[0], tasks):
         counts, labels = np.array(metrics[task]['confusion']), metrics[task]['labels']
         shares = counts / counts.sum(1, keepdims=True).clip(1)
@@ -451,17 +665,31 @@ def show_mistakes(
     if not worst: figure.suptitle('no mistakes')
     return figure
 
-# %% ../nbs/03_train.ipynb #fddad056
-def fit_temperature(
-    probs: np.ndarray, # `(N, classes)` at temperature 1
-    truth: np.ndarray, # `(N,)` class indices
-) -> float: # in 0.05..20
-    "The temperature at which the truth is most likely"
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-    logits = np.log(np.clip(probs.astype(float), 1e-12, 1))
-    loss = lambda log_temperature: -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean()
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
+# %% ../nbs/03_train.ipynb #d3ed9627
+def suspect_labels(
+    probs: np.ndarray, # `(N, classes)` by a network that was not trained on these photos
+    truth: np.ndarray, # `(N,)` class indices as labelled; -1: not known
+) -> np.ndarray: # indices of photos, the most suspect first
+    "Photos whose label is likely to be wrong"
+    given = probs[np.arange(len(truth)), truth]
+    usual = np.array([given[truth == label].mean() if (truth == label).any() else np.inf for label in range(probs.shape[1])])
+    rival = np.where(probs >= usual, probs, 0)
+    suspect = (truth >= 0) & (rival.max(1) > 0) & (rival.argmax(1) != truth)
+    return np.flatnonzero(suspect)[np.argsort(given[suspect], kind='stable')]
+
+# %% ../nbs/03_train.ipynb #eed40e81
+def show_suspects(
+    scored: Scored, # photos, labels and answers
+    most: int=24, # photos shown
+):  # the matplotlib figure
+    "The photos whose labels are most suspect: the label, how likely it is, and what the network says"
+    rows = []
+    for probs, truth, names in ((scored.fruit_probs, scored.fruit_truth, scored.fruits), (scored.freshness_probs, scored.freshness_truth, FRESHNESS)):
+        rows += [(float(probs[i, truth[i]]), scored.photos[i], f'{names[truth[i]]}? {probs[i, truth[i]]:.0%}\n{names[probs[i].argmax()]} {probs[i].max():.0%}') for i in suspect_labels(probs, truth)]
+    rows = sorted(rows, key=lambda row: row[0])[:most]
+    figure = show_photos([photo for _, photo, _ in rows], [title for *_, title in rows])
+    if not rows: figure.suptitle('no suspect labels')
+    return figure
 
 # %% ../nbs/03_train.ipynb #a93f7453
 def at_temperature(
@@ -470,18 +698,43 @@ def at_temperature(
 ) -> np.ndarray: # `(N, classes)` probabilities
     "The same answers, as sure as they should be"
     from scipy.special import softmax
-    return softmax(np.log(np.clip(probs.astype(float), 1e-12, 1)) / temperature, axis=1)
+    tiny = np.finfo(float).tiny # of which a logarithm can be taken
+    return softmax(np.log(np.maximum(probs.astype(float), tiny)) / temperature, axis=1).clip(tiny)
+
+# %% ../nbs/03_train.ipynb #fddad056
+def fit_temperature(
+    probs: np.ndarray, # `(N, classes)` at temperature 1
+    truth: np.ndarray, # `(N,)` class indices
+) -> float: # in 0.05..20
+    "The temperature at which the truth is most likely, as far as so many photos can tell"
+    from scipy.optimize import minimize_scalar
+    photos, classes = probs.shape
+    sure = (photos + 1) / (photos + 2)
+    targets = np.where(np.arange(classes) == truth[:, None], sure, (1 - sure) / max(classes - 1, 1))
+    loss = lambda log_temperature: -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1).mean()
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
 # %% ../nbs/03_train.ipynb #88726703
+STATED_RISK = .01 # errors among answers that are given
+
 def confidence_for_risk(
     confidence: np.ndarray, # `(N,)` joint confidences
     right: np.ndarray, # `(N,) bool`
-    risk: float=.01, # errors among answers that are given
+    risk: float=STATED_RISK, # errors among answers that are given
 ) -> float: # answers below it are withheld; just above all confidences if nothing is sure enough
     "The lowest threshold that keeps the promised risk"
     order = np.argsort(-confidence, kind='stable')
     kept = np.flatnonzero(np.cumsum(~right[order]) / np.arange(1, len(right) + 1) <= risk)
     return float(confidence[order][kept[-1]]) if len(kept) else float(np.nextafter(confidence.max(), 2))
+
+# %% ../nbs/03_train.ipynb #1c030426
+def at_temperatures(
+    raw: Scored, # answers at temperature 1
+    fruit: float, # temperature of the fruit head
+    freshness: float, # temperature of the freshness head
+) -> Scored: # calibrated answers
+    "The same answers with both heads as sure as they should be"
+    return replace(raw, fruit_probs=at_temperature(raw.fruit_probs, fruit), freshness_probs=at_temperature(raw.freshness_probs, freshness))
 
 # %% ../nbs/03_train.ipynb #6765d868
 def calibrate(
@@ -489,21 +742,17 @@ def calibrate(
     split: Split, # the one it was trained with
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show bars
-) -> Scored: # the validation photos with calibrated answers
+) -> Scored: # the validation photos with answers at temperature 1
     "Fit temperatures, novelty and thresholds of a trained network"
     config = net.config
-    config.fruit_temperature = config.freshness_temperature = 1.
-    classes = torch.tensor([2 * config.fruits.index(photo.fruit) + FRESHNESS.index(photo.freshness) for photo in split.train])
-    some = slice(None, None, max(1, len(split.train) // 1500)) # enough for the centres and the spread of each class
-    fit_novelty(net, backbone_features(net, split.train[some], store, progress), classes[some])
+    some = slice(None, None, max(1, len(split.train) // 1500)) # enough to be near every photo of a known kind
+    fit_novelty(net, backbone_features(net, split.train[some], store, progress))
     raw = score_photos(net, split.valid, split.groups('valid'), store, progress)
-    config.fruit_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth)
-    config.freshness_temperature = fit_temperature(raw.freshness_probs, raw.freshness_truth)
-    scored = replace(raw, fruit_probs=at_temperature(raw.fruit_probs, config.fruit_temperature), freshness_probs=at_temperature(raw.freshness_probs, config.freshness_temperature))
-    right = (scored.fruit_probs.argmax(1) == scored.fruit_truth) & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
-    config.confidence_threshold = confidence_for_risk(joint_confidence(scored), right)
-    config.novelty_threshold = float(np.quantile(scored.novelty, .99))
-    return scored
+    config.fruit_temperature, config.freshness_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth), fit_temperature(raw.freshness_probs, raw.freshness_truth)
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
+    config.confidence_threshold = confidence_for_risk(joint_confidence(scored), both_right(scored))
+    config.novelty_threshold = float(np.quantile(raw.novelty, .99))
+    return raw
 
 # %% ../nbs/03_train.ipynb #ca91f7c5
 @torch.inference_mode()
@@ -521,28 +770,123 @@ def backbone_features(
         with autocast(device): rows.append(net.backbone(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(rows)
 
+# %% ../nbs/03_train.ipynb #136357c4
+def _taken(scored: Scored, which: np.ndarray) -> Scored:
+    "Some of the photos"
+    return replace(scored, photos=[scored.photos[i] for i in which], **{name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')})
+
+def crossfit(
+    raw: Scored, # at temperature 1, of known fruits
+    folds: int=5, # parts of the pictures
+    risk: float=STATED_RISK, # errors among answers that are given
+) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are sure enough to be given
+    "Calibrate each part of the photos by the pictures of the others"
+    from sklearn.model_selection import GroupKFold
+    fruit, freshness, given = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float), np.ones(len(raw.photos), bool)
+    folds = min(folds, len(set(raw.groups.tolist())))
+    for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
+        warm = at_temperatures(raw, fit_temperature(raw.fruit_probs[rest], raw.fruit_truth[rest]), fit_temperature(raw.freshness_probs[rest], raw.freshness_truth[rest]))
+        threshold = confidence_for_risk(joint_confidence(_taken(warm, rest)), both_right(_taken(warm, rest)), risk)
+        fruit[fold], freshness[fold], given[fold] = warm.fruit_probs[fold], warm.freshness_probs[fold], joint_confidence(warm)[fold] >= threshold
+    return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
+
+# %% ../nbs/03_train.ipynb #caaeb99e
+def report(
+    raw: Scored, # answers at temperature 1
+    after: Scored, # the same ones calibrated
+    given: np.ndarray, # `(N,) bool`: which answers are given
+    risk: float=STATED_RISK, # errors among the given answers that the thresholds were chosen for
+) -> dict: # as `evaluate` returns it, with `ece_before` for each task, and `answers`
+    "The metrics, the calibration error before and after, and what abstaining brings"
+    metrics, before, right = evaluate(after), evaluate(raw), both_right(after)
+    for task in ('fruit', 'freshness', 'both'):
+        if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
+    low, high = accuracy_interval(right[given], after.groups[given]) if given.any() else (0., 1.)
+    metrics['answers'] = dict(stated_risk=risk, coverage=round(float(given.mean()), 4), risk=round(float((~right[given]).mean()), 4) if given.any() else None,
+                              risk_ci95=[round(1 - high, 4), round(1 - low, 4)])
+    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, probs, truth in
+                                 (('fruit', after.fruit_probs, after.fruit_truth), ('freshness', after.freshness_probs, after.freshness_truth))}
+    return metrics
+
 # %% ../nbs/03_train.ipynb #e74c6364
+def _reliability(axis, confidence: np.ndarray, right: np.ndarray, bins: int, **style) -> None:
+    "One series of a reliability diagram: a dot a bin, as large as its photos are many"
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    full = counts > 0
+    means, hits = (np.bincount(place, weights=values, minlength=bins)[full] / counts[full] for values in (confidence, right))
+    axis.plot(means, hits, linewidth=.8, color=style['color'])
+    axis.scatter(means, hits, s=10 + 200 * counts[full] / max(counts.sum(), 1), alpha=.7, **style)
+
 def show_reliability(
-    scored: Scored, # photos, truth and answers
+    before: Scored, # answers at temperature 1
+    after: Scored, # the same ones calibrated
     bins: int=10, # of equal width
 ):  # the matplotlib figure
-    "Reliability diagrams of both heads, with how many photos each bin has"
+    "Reliability diagrams of both heads, before and after calibration"
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), layout='constrained', sharey=True)
-    known = scored.fruit_truth >= 0
-    for axis, task, probs, truth in ((axes[0], 'fruit', scored.fruit_probs[known], scored.fruit_truth[known]), (axes[1], 'freshness', scored.freshness_probs, scored.freshness_truth)):
-        confidence, right = probs.max(1), probs.argmax(1) == truth
-        place = np.minimum((confidence * bins).astype(int), bins - 1)
-        counts = np.bincount(place, minlength=bins)
-        full = counts > 0
-        means, hits = (np.bincount(place, weights=values, minlength=bins)[full] / counts[full] for values in (confidence, right))
+    known = after.fruit_truth >= 0
+    for axis, task, some in ((axes[0], 'fruit', known), (axes[1], 'freshness', np.full(len(known), True))):
         axis.plot([0, 1], [0, 1], color='#9aa0a6', linestyle=':')
-        axis.scatter(means, hits, s=10 + 200 * counts[full] / max(counts.sum(), 1), color='#c8553d', alpha=.8)
-        axis.set_title(f'{task}: calibration error {calibration_error(confidence, right):.3f}' if len(truth) else f'{task}: none known', fontsize=10)
-        axis.set_xlabel('confidence'); axis.set_xlim(0, 1.02); axis.spines[['top', 'right']].set_visible(False)
+        for scored, color, name in ((before, '#9aa0a6', 'before'), (after, '#c8553d', 'after')):
+            probs, truth = getattr(scored, f'{task}_probs')[some], getattr(scored, f'{task}_truth')[some]
+            if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {calibration_error(confidence, right):.3f}')
+        axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='lower right')
+        axis.set_xlabel('confidence'); axis.set_xlim(0, 1.02); axis.set_ylim(-.03, 1.05); axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share right')
     plt.close(figure)
     return figure
+
+# %% ../nbs/03_train.ipynb #47ec4b69
+def show_coverage_risk(
+    scored: Scored, # photos, truth and answers
+    answers: dict | None=None, # `metrics['answers']`, marked by a dot
+):  # the matplotlib figure
+    "The share of errors among the answers that are given, for any share of photos that get one"
+    import matplotlib.pyplot as plt
+    confidence, right = joint_confidence(scored), both_right(scored)
+    risk = risk_curve(confidence, right)
+    figure, axis = plt.subplots(figsize=(4.6, 3.2), layout='constrained')
+    axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color='#c8553d')
+    if answers and answers['risk'] is not None: axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3, label=f"answered: {answers['coverage']:.1%}, wrong: {answers['risk']:.1%}")
+    if answers: axis.axhline(answers['stated_risk'], color='#9aa0a6', linestyle=':', label=f"stated risk: {answers['stated_risk']:.1%}")
+    axis.set_xlabel('coverage'); axis.set_ylabel('risk'); axis.set_xlim(0, 1.02); axis.set_ylim(bottom=-.002)
+    axis.set_title(f"area under the curve: {coverage_risk(confidence, right)['area']:.4f}", fontsize=10)
+    axis.legend(frameon=False, fontsize=8); axis.spines[['top', 'right']].set_visible(False)
+    plt.close(figure)
+    return figure
+
+# %% ../nbs/03_train.ipynb #fd2fc866
+def _overfits(history: Sequence[dict], task: str) -> list[str]:
+    "Whether validation got worse while training got better"
+    train, valid, last = f'train_{task}_loss', f'valid_{task}_loss', history[-1]
+    low = min(history, key=lambda row: row[valid])
+    if last[valid] <= 1.1 * low[valid] + .01 or last[train] >= low[train]: return []
+    return [f"{task} overfits: after epoch {low['epoch']} its training loss went on falling ({low[train]:.3f} to {last[train]:.3f}) while its validation loss rose "
+            f"({low[valid]:.3f} to {last[valid]:.3f}); more photos, stronger augmentation or a lower learning rate help"]
+
+def _lags(history: Sequence[dict], metrics: dict, task: str, other: str) -> list[str]:
+    "Whether one task is far behind the other"
+    mine, others = (min(row[f'valid_{name}_loss'] for row in history) / np.log(max(len(metrics[name]['labels']), 2)) for name in (task, other))
+    if mine < .05 or mine < 2 * others: return []
+    return [f"{task} lags: its lowest validation loss is {mine:.0%} of what guessing costs, that of {other} {others:.0%}; balance 'dwa' or 'uncertainty' may help, or more photos that tell it"]
+
+def _better_alone(metrics: dict, task: str, alone: float) -> list[str]:
+    "Whether a network for one task does better than this one, by more than chance"
+    low, high = metrics[task]['accuracy_ci95']
+    if alone <= high: return []
+    return [f"negative transfer: {task} reaches {metrics[task]['accuracy']:.3f} ({low:.3f} to {high:.3f}), and a network that learnt it alone {alone:.3f}; another balance, or two networks, may help"]
+
+def diagnose(
+    history: Sequence[dict], # a row an epoch
+    metrics: dict, # as `evaluate` returns them
+    baseline: dict, # accuracy of networks that learnt one task alone, by task; may be empty
+) -> list[str]: # a sentence for each trouble
+    "Name overfitting, a task that lags, and negative transfer"
+    tasks = [(task, other) for task, other in (('fruit', 'freshness'), ('freshness', 'fruit')) if metrics[task] and metrics[other]]
+    return [note for task, other in tasks for note in [*_overfits(history, task), *_lags(history, metrics, task, other),
+                                                       *(_better_alone(metrics, task, baseline[task]) if task in baseline else ())]]
 
 # %% ../nbs/03_train.ipynb #ffe6acc8
 def fetch_data(
@@ -559,12 +903,6 @@ def fetch_data(
 SAMPLE_COUNT = 480 # photos in the sample that `fruit_train --data sample` draws
 
 # %% ../nbs/03_train.ipynb #bcf81a99
-def say(
-    words: object, # anything with a readable `str`
-) -> None:
-    "Tell the person at the terminal; results go to stdout, this goes to stderr"
-    if PartialState().is_main_process: tqdm.write(str(words), file=sys.stderr)
-
 def prepare_photos(
     data: str, # as for `fetch_data`
     out: Path, # run folder; gets set_aside.csv
@@ -574,8 +912,8 @@ def prepare_photos(
     found = find_photos(fetch_data(data, out))
     checked = check_photos(found.photos, size)
     say(found); say(checked)
-    with write_whole(out/'set_aside.csv') as file:
-        csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
+    if processes().is_main_process:
+        with write_whole(out/'set_aside.csv') as file: csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
     return checked, sorted({photo.fruit for photo in checked.photos})
 
 # %% ../nbs/03_train.ipynb #96b82495
@@ -583,23 +921,26 @@ def _check_run(
     facts: dict, # data and recipe
     out: Path, # run folder
     resume: bool, # go on with what is there
-) -> None:
-    "`DataError` if the folder holds another run, or the same one that nobody asked to resume"
-    if not (out/'run.json').exists(): return
-    begun = json.loads((out/'run.json').read_text())
+) -> bool: # whether there is something to go on with
+    "`DataError` if the folder holds another run, or the same one that nobody asked to resume; one without run.json was ended before its run began"
+    if not (out/'run.json').exists(): return False
+    try: begun = {**asdict(TrainConfig()), **json.loads((out/'run.json').read_text())}
+    except (ValueError, TypeError): raise DataError(f"{out/'run.json'}: damaged; choose another --out") from None
     if not resume: raise DataError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
-    changed = [name for name in facts if name != 'epochs' and facts[name] != begun.get(name)]
+    facts, may_change = json.loads(json.dumps(facts)), {'baseline', *(['epochs'] if facts['schedule'] == 'fixed' else [])}
+    changed = [name for name in facts if name not in may_change and facts[name] != begun.get(name)]
     if changed: raise DataError(f"{out}: was begun with {', '.join(f'{name}={begun.get(name)}' for name in changed)}; resume it so, or choose another --out")
+    return True
 
 # %% ../nbs/03_train.ipynb #6c8ff9a6
 def _run_split(
     checked: Checked, # readable photos
     config: TrainConfig, # the recipe
     out: Path, # run folder
-    known: bool, # take the split that is in the run folder, if there is one
+    known: bool, # take the split that is in the run folder
 ) -> Split: # that of an earlier start of this run, or a new one
     "Split the photos by picture, tell what was found, prove it, and write split.csv"
-    if known and (out/'split.csv').exists(): split = load_split(out/'split.csv', checked.photos)
+    if known: split = load_split(out/'split.csv', checked.photos)
     else:
         grouping = group_photos(checked.photos, copies=config.copies)
         say(grouping)
@@ -608,7 +949,7 @@ def _run_split(
         split = split_photos(grouping, config.valid, config.seed)
     if len(split.train) < 2: raise DataError(f"{len(split.train)} photo is left to train on; add photos of other pictures")
     audit_split(split)
-    save_split(split, out/'split.csv')
+    if processes().is_main_process: save_split(split, out/'split.csv')
     say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate")
     return split
 
@@ -617,19 +958,20 @@ def prepare_run(
     config: TrainConfig, # the recipe
     data: str, # as for `fetch_data`
     out: Path, # run folder; gets set_aside.csv, split.csv and run.json
-    resume: bool, # go on with what is there
+    begun: bool, # the run has begun before, so its split is there
     size: int, # pixels a side that the network wants
 ) -> tuple[Checked, list[str], Split]: # readable photos, the fruit vocabulary, and who trains and who validates
     "Everything that comes before the first epoch"
-    accelerator, facts = make_accelerator(), dict(data=data, **asdict(config))
-    _check_run(facts, out, resume)
+    accelerator = make_accelerator()
     say(f"run folder {out}")
     with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            for part in out.glob('.*.part'): part.unlink() # what a killed process was writing
         checked, fruits = prepare_photos(data, out, size)
-        split = _run_split(checked, config, out, known=resume or not accelerator.is_main_process)
+        split = _run_split(checked, config, out, known=begun or not accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        with write_whole(out/'run.json') as file: json.dump(facts, file, indent=1)
+        with write_whole(out/'run.json') as file: json.dump(dict(data=data, **asdict(config)), file, indent=1)
     return checked, fruits, split
 
 # %% ../nbs/03_train.ipynb #26633aee
@@ -638,15 +980,17 @@ def finish_run(
     split: Split, # what it was trained and validated with
     history: Sequence[dict], # a row an epoch
     facts: dict, # for the model card
+    baseline: dict, # accuracy of networks that learnt one task alone, by task; may be empty
     out: Path, # run folder
     store: PhotoStore | None=None, # decoded photos
 ) -> dict: # the metrics
     "Calibrate, evaluate, draw and save"
-    scored = calibrate(net, split, store)
-    metrics = evaluate(scored)
-    net.config.training, net.config.metrics = facts, metrics
+    raw = calibrate(net, split, store)
+    scored, given = crossfit(raw)
+    metrics = report(raw, scored, given & (raw.novelty <= net.config.novelty_threshold))
+    net.config.training, net.config.metrics = dict(facts, notes=diagnose(history, metrics, baseline)), metrics
     save_model(net, out)
-    save_figures(out, curves=show_history(history), **evaluation_figures(scored, metrics), counts=show_counts([row.photo for row in split.rows]), split=show_split(split))
+    save_figures(out, curves=show_history(history), **evaluation_figures(raw, scored, metrics), counts=show_counts([row.photo for row in split.rows]), split=show_split(split))
     examples = [next((photo for photo in split.valid[::-1] if (photo.fruit, photo.freshness) == label), None) for label in [(f, s) for f in net.config.fruits for s in FRESHNESS]]
     for number, photo in enumerate([photo for photo in examples if photo][:12]):
         (out/'examples').mkdir(exist_ok=True)
@@ -655,11 +999,13 @@ def finish_run(
 
 # %% ../nbs/03_train.ipynb #1c51e247
 def evaluation_figures(
-    scored: Scored, # photos, truth and answers
-    metrics: dict, # of them
+    raw: Scored, # answers at temperature 1
+    scored: Scored, # the same ones calibrated
+    metrics: dict, # of them, as `report` returns them
 ) -> dict: # name -> figure
     "The pictures that say what a network does"
-    return dict(confusion=show_confusion(metrics), reliability=show_reliability(scored), mistakes=show_mistakes(scored))
+    return dict(confusion=show_confusion(metrics), reliability=show_reliability(raw, scored), coverage_risk=show_coverage_risk(scored, metrics['answers']),
+                mistakes=show_mistakes(scored), suspects=show_suspects(scored))
 
 def save_figures(
     folder: Path, # where they go
@@ -671,16 +1017,40 @@ def save_figures(
 
 # %% ../nbs/03_train.ipynb #6db550a3
 def metrics_table(
-    metrics: dict, # as `evaluate` returns them
+    metrics: dict, # as `report` returns them
 ) -> str: # lines of text
     "Both tasks' metrics and each class's, for a terminal"
-    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}{'ECE':>8}{'photos':>8}"]
-    for task in ('fruit', 'freshness'):
+    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}{'before':>8}{'photos':>8}"]
+    for task in ('fruit', 'freshness', 'both'):
         if not (m := metrics[task]): continue
-        low, high = m['accuracy_ci95']
-        lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {f'{low:.3f} to {high:.3f}':<16}{m['macro_f1']:>9.3f}{m['ece']:>8.3f}{sum(map(sum, m['confusion'])):>8}")
-        lines += [f"  {name:<12}{'':>2}precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
-    return '\n'.join(lines)
+        accuracy, f1 = (f'{low:.3f} to {high:.3f}' for low, high in (m['accuracy_ci95'], m['macro_f1_ci95']))
+        lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}{m['ece_before']:>8.3f}{sum(map(sum, m['confusion'])):>8}")
+        lines += [f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
+    lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
+    answers = metrics['answers']
+    if answers['risk'] is None: return '\n'.join([*lines, 'no photo gets an answer: none is sure enough'])
+    return '\n'.join([*lines, f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong ({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%}), "
+                               f"at thresholds chosen for {answers['stated_risk']:.1%}"])
+
+# %% ../nbs/03_train.ipynb #c04d997a
+def train_photos(
+    config: TrainConfig, # the recipe
+    data: str, # as for `fetch_data`
+    out: Path, # run folder
+    resume: bool=False, # go on with the run in it
+) -> dict | None: # metrics on the validation photos, in the main process
+    "Check, split, train, evaluate and save, by any recipe"
+    set_seed(config.seed)
+    net = create_model(['?'], config.backbone, config.weights) # fails early, before photos are read, if there are no weights
+    accelerator, begun = make_accelerator(), _check_run(dict(data=data, **asdict(config)), out, resume)
+    checked, fruits, split = prepare_run(config, data, out, begun, net.config.normalisation.size)
+    net = with_fruits(net, fruits, config.seed)
+    trainer = Trainer(net, split, config, out, checked.store)
+    say('{total:,} parameters, {trainable:,} of them learn, on {device}'.format(**count_parameters(net), device=accelerator.device))
+    if begun: trainer.load_checkpoint()
+    try: trainer.fit()
+    except KeyboardInterrupt as stopped: raise KeyboardInterrupt(say(stopped))
+    return _report(trainer, split, data, checked) if accelerator.is_main_process else None
 
 # %% ../nbs/03_train.ipynb #a5f7a422
 @command
@@ -697,18 +1067,7 @@ def fruit_train(
     "Check, split, train, evaluate and save; the last line on stdout is one JSON object"
     if epochs < 1: raise DataError(f"--epochs {epochs}: nothing would be learnt; give 1 or more")
     if resume and not out: raise DataError("--resume: give the run folder with --out")
-    out, config = Path(out or time.strftime('runs/%Y%m%d-%H%M%S')), TrainConfig(backbone, weights, epochs, seed=seed, copies=copies)
-    set_seed(seed)
-    net = create_model(['?'], backbone, weights) # fails early, before photos are read, if there are no weights
-    accelerator = make_accelerator()
-    checked, fruits, split = prepare_run(config, data, out, resume, net.config.normalisation.size)
-    net = with_fruits(net, fruits, seed)
-    say('{total:,} parameters, {trainable:,} of them learn, on {device}'.format(**count_parameters(net), device=accelerator.device))
-    trainer = Trainer(net, split, config, out, checked.store)
-    if resume: trainer.load_checkpoint()
-    try: history = trainer.fit()
-    except KeyboardInterrupt as stopped: raise KeyboardInterrupt(say(stopped))
-    return _report(trainer, split, data, checked) if accelerator.is_main_process else None
+    return train_photos(TrainConfig(backbone, weights, epochs, seed=seed, copies=copies), data, Path(out or time.strftime('runs/%Y%m%d-%H%M%S')), resume)
 
 # %% ../nbs/03_train.ipynb #6ee4a2e7
 def with_fruits(
@@ -729,12 +1088,15 @@ def _report(
 ) -> dict: # one JSON object for stdout
     "Finish the run, print its table, and say in one object what it reached"
     out, history = trainer.out, trainer.state.history
+    config = trainer.config
     facts = dict(data=data, photos=len(split.rows), training_photos=len(split.train), validation_photos=len(split.valid), pictures=len({row.group for row in split.rows}),
-                 copies_looked_for=trainer.config.copies, epochs=len(history), best_epoch=trainer.state.best_epoch, seed=trainer.config.seed,
-                 batch=trainer.config.batch, learning_rate=trainer.config.lr, weight_decay=trainer.config.weight_decay)
-    metrics = finish_run(load_model(out, trainer.accelerator.device), split, history, facts, out, checked.store)
+                 copies_looked_for=config.copies, epochs=len(history), best_epoch=trainer.state.best_epoch, seed=config.seed, batch=config.batch, learning_rate=config.lr,
+                 weight_decay=config.weight_decay, schedule=config.schedule, unfreeze=list(config.unfreeze), stage_decay=config.stage_decay, balance=config.balance, weigh_classes=config.weigh_classes)
+    net = load_model(out/'checkpoint'/'best', trainer.accelerator.device)
+    metrics = finish_run(net, split, history, facts, config.baseline, out, checked.store)
     say(metrics_table(metrics))
-    return dict(run=str(out), fruit=metrics['fruit'], freshness=metrics['freshness'], both=metrics['both'], coverage_risk=metrics['coverage_risk'])
+    for note in net.config.training['notes']: say(note)
+    return dict(run=str(out), **metrics)
 
 # %% ../nbs/03_train.ipynb #6795a36d
 @command
@@ -744,16 +1106,18 @@ def fruit_evaluate(
     out: str=None, # write metrics.json and figures there
 ) -> dict: # n, and the metrics under fruit and freshness
     "Score a network on a labelled folder; one JSON object on stdout"
-    net = load_model(model or shipped_model(), PartialState().device)
+    net = load_model(model or shipped_model(), processes().device)
     found = find_photos(folder)
     checked = check_photos(found.photos, net.config.normalisation.size)
     say(found); say(checked)
     grouping = group_photos(checked.photos)
     say(grouping)
-    scored = score_photos(net, checked.photos, grouping.groups, checked.store)
-    metrics = evaluate(scored)
+    raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
+    given = (joint_confidence(scored) >= config.confidence_threshold) & (scored.novelty <= (np.inf if config.novelty_threshold is None else config.novelty_threshold))
+    metrics = report(raw, scored, given)
     say(metrics_table(metrics))
     if out:
-        save_figures(Path(out), **evaluation_figures(scored, metrics))
+        save_figures(Path(out), **evaluation_figures(raw, scored, metrics))
         with write_whole(Path(out)/'metrics.json') as file: json.dump(metrics, file, indent=1)
     return metrics

@@ -103,6 +103,26 @@ async def hammer(port, photos, clients, seconds) -> dict: # what came back
     return dict(clients=clients, statuses=dict(statuses), photos_per_second=round(statuses[200] / (time.monotonic() - begin), 1), p50=round(p50, 3), p99=round(p99, 3))
 
 
+async def watch_memory(server, every=5): # prints, until it is cancelled
+    "How much memory the service holds, every few seconds"
+    start = time.monotonic()
+    while True:
+        print(f'{time.monotonic() - start:4.0f} s {server.memory():6.0f} MB', flush=True)
+        await asyncio.sleep(every)
+
+
+def check_memory(server, seconds, clients) -> dict: # what came back
+    "One client, then many, while memory is watched"
+    photos = drawn_photos()
+    async def watched():
+        watcher = asyncio.create_task(watch_memory(server))
+        try: return await hammer(server.port, photos, clients, seconds)
+        finally: watcher.cancel()
+    asyncio.run(hammer(server.port, photos, clients, 10)) # warm
+    one, many = asyncio.run(hammer(server.port, photos, 1, min(seconds, 20))), asyncio.run(watched())
+    return dict(one=one, many=many, ratio=round(many['photos_per_second'] / one['photos_per_second'], 2), memory_mb=dict(end=round(server.memory()), most=round(server.memory('VmHWM'))))
+
+
 def drawn_photos(count=16) -> list[bytes]:
     "Photos as files"
     contents = []
@@ -198,17 +218,7 @@ def check_bombs(server) -> dict: # for each: status, seconds, MB more than befor
 
 def main(what, *numbers):
     with serving() as server:
-        if what == 'hammer':
-            seconds, clients = [float(numbers[0]) if numbers else 60, int(numbers[1]) if len(numbers) > 1 else 64]
-            photos, memory = drawn_photos(), []
-            asyncio.run(hammer(server.port, photos, clients, 5)) # warm
-            one = asyncio.run(hammer(server.port, photos, 1, min(seconds, 20)))
-            watch = threading.Event()
-            watcher = threading.Thread(target=lambda: [memory.append(server.memory()) for _ in iter(lambda: watch.wait(1), True)])
-            watcher.start()
-            many = asyncio.run(hammer(server.port, photos, clients, seconds))
-            watch.set(); watcher.join()
-            report = dict(one=one, many=many, ratio=round(many['photos_per_second'] / one['photos_per_second'], 2), memory_mb=[round(memory[len(memory) // 5]), round(memory[-1])])
+        if what == 'hammer': report = check_memory(server, float(numbers[0]) if numbers else 60, int(numbers[1]) if len(numbers) > 1 else 64)
         elif what == 'mutated': report = check_mutated(server.port, int(numbers[0]) if numbers else 10_000)
         elif what == 'bombs': report = check_bombs(server)
         else: sys.exit(__doc__)

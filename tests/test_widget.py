@@ -101,14 +101,14 @@ def photo_host():
 
 class LabPage:
     "A notebook open in JupyterLab, and the widget in it."
-    def __init__(self, browser, lab, name, cells):
+    def __init__(self, browser, lab, name, cells, front_end='lab/tree'):
         self.address, folder, self.token = lab
         self.file = folder/name
         write_notebook(self.file, cells)
         self.context = browser.new_context(viewport=dict(width=1280, height=1000))
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT)
-        self.page.goto(f'{self.address}/lab/tree/{name}?token={self.token}&reset')
+        self.page.goto(f'{self.address}/{front_end}/{name}?token={self.token}&reset')
 
     def run(self):
         "Run all cells, wait for the widget."
@@ -322,3 +322,25 @@ def test_too_much_for_the_server(page, photos, tmp_path):
     old.wait_for_element_state('hidden')
     page.upload(folder/'apple.jpg')
     check_answer(page.card('apple.jpg'))
+
+@pytest.mark.parametrize('package, path', [('notebook', 'notebooks'), ('voila', 'voila/render')])
+def test_other_front_ends(chromium, lab, photos, package, path):
+    "The same in Jupyter Notebook 7, and as a page of its own with Voila: upload, example, camera, where it looks"
+    pytest.importorskip(package)
+    page = LabPage(chromium, lab, f'{package}.ipynb', NOTEBOOK_CELLS, path)
+    try:
+        if package == 'notebook':
+            page.page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for()
+            page.menu('Run', 'Run All Cells')
+        page.upload(photos[0]/'apple.jpg')
+        check_answer(page.card('apple.jpg'))
+        page.page.get_by_role('button', name='Show an example').click()
+        check_answer(page.card('a drawn rotten apple'))
+        page.page.get_by_role('button', name='Take a photo').click()
+        page.page.get_by_role('button', name='Take it now').click()
+        check_answer(page.card('camera photo 1'))
+        page.page.get_by_role('button', name='Show where it looks').click()
+        heats_shown(page, 3)
+    finally:
+        page.shot(f'9-{package}')
+        page.context.close()
