@@ -1327,7 +1327,8 @@ def show_photos(
     import matplotlib.pyplot as plt
     columns = max(1, min(columns, len(photos)))
     rows = max(1, -(-len(photos) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * size * 1.18), squeeze=False, layout='constrained')
+    lines = 1 + max((title.count('\n') for title in titles or ['\n']), default=0)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, rows * (size + .17 * lines)), squeeze=False, layout='compressed')
     for axis in axes.flat: axis.axis('off')
     for number, (axis, photo) in enumerate(zip(axes.flat, photos)):
         axis.imshow(load_photo(photo.path if isinstance(photo, Photo) else photo).resize((160, 160)))

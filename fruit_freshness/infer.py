@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_infer.ipynb #d94b34a8
 from __future__ import annotations
-import json, logging, os, sys
+import json, logging, os, sys, textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -528,11 +528,10 @@ def show_predictions(
 ):  # the matplotlib figure
     "Photos with what is said of each"
     read = [prediction for prediction in predictions if not prediction.error]
-    titles = [f'{p.fruit} {p.fruit_confidence:.0%}, {p.freshness} {p.freshness_confidence:.0%}' + (f'\n{p.reason}' if p.reason else '\n') for p in read]
+    titles = [f'{p.fruit} {p.fruit_confidence:.0%}, {p.freshness} {p.freshness_confidence:.0%}' + '\n' + textwrap.fill(p.reason or '', 40) for p in read]
     figure = show_photos([Path(p.source) for p in read], titles, columns, size=2.4)
     for axis, p in zip(figure.axes, read):
         axis.title.set_color(FRESHNESS_COLOURS[p.freshness] if p.accepted else '#777777')
-        axis.title.set_wrap(True)
     return figure
 
 # %% ../nbs/04_infer.ipynb #49363c8e
