@@ -443,8 +443,9 @@ def prepare(self: Predictor,
 ) -> np.ndarray: # `(3, size, size) float32`
     "What the network gets to see of a photo"
     wanted = self.config.normalisation
-    pixels = np.asarray(shrink(photo, wanted.size), np.float32) / 255
-    return ((pixels - np.float32(wanted.mean)) / np.float32(wanted.std)).transpose(2, 0, 1)
+    tables = (np.arange(256, dtype=np.float32)[:, None] / 255 - np.float32(wanted.mean)) / np.float32(wanted.std) # what each of the 256 values becomes
+    pixels = np.asarray(shrink(photo, wanted.size))
+    return np.stack([np.take(tables[:, channel], pixels[..., channel]) for channel in range(3)])
 
 @patch
 def tensor(self: Predictor,
@@ -490,6 +491,15 @@ def read(self: Predictor,
     return name, photo if isinstance(photo, FruitError) else shrink(photo, side)
 
 @patch
+def answer_read(self: Predictor,
+    read: Sequence[tuple[str, Image.Image | FruitError]], # as `read` gives them
+) -> Iterator[Prediction]: # one of each, in order
+    "Answer a batch of photos, some of which could not be read"
+    good = [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]
+    answered = iter(self.predict_photos(*zip(*good)) if good else ())
+    yield from (Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(answered) for name, photo in read)
+
+@patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
     batch: int=32, # photos answered at once
@@ -497,6 +507,7 @@ def stream(self: Predictor,
 ) -> Iterator[Prediction]: # in the order of the sources
     "Answer photos as they come, loading the next ones meanwhile"
     photos = expand_sources(sources)
+    if len(photos) == 1: yield from self.answer_read([self.read(photos[0])]); return # no threads for one
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
     pending = [pool.submit(self.read, source) for source in photos[:2 * batch]]
     try:
@@ -504,9 +515,7 @@ def stream(self: Predictor,
             for start in range(0, len(photos), batch):
                 read = [future.result() for future in pending[:batch]]
                 pending = pending[batch:] + [pool.submit(self.read, source) for source in photos[start + 2 * batch:start + 3 * batch]]
-                good = [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]
-                answered = iter(self.predict_photos(*zip(*good)) if good else ())
-                yield from (Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(answered) for name, photo in read)
+                yield from self.answer_read(read)
                 bar.update(len(read))
     finally: pool.shutdown(cancel_futures=True)
 
