@@ -4,7 +4,7 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import base64, hashlib, io, json, os, re, sys, tempfile
+import base64, hashlib, io, json, os, re, signal, sys, tempfile, threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KINDS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS',
            'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'Photo', 'command', 'need_extra',
-           'progress_bar', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
+           'progress_bar', 'heard_stop', 'Drawing', 'draw_photo', 'copy_photo', 'OddFile', 'draw_broken', 'read_groups',
            'draw_sample', 'load_photo', 'shrink', 'read_folder_name', 'read_path', 'PhotoFolder', 'find_photos',
            'kaggle_folder', 'find_cached', 'download_photos', 'PhotoStore', 'content_hash', 'map_photos', 'Checked',
            'check_photos', 'write_whole', 'show_photos', 'thumbnail', 'show_counts', 'Normalisation',
@@ -94,6 +94,20 @@ def progress_bar(
     "A bar on stderr when the work takes more than a second"
     live = sys.stderr.isatty() or 'ipykernel' in sys.modules
     return tqdm(items, desc=note, unit=unit, disable=not show, delay=1, mininterval=.1 if live else 10, **options)
+
+# %% ../nbs/00_data.ipynb #b93cd5fb
+@contextmanager
+def heard_stop():
+    "Note a request to stop instead of breaking off in the middle of a step; a second Ctrl-C breaks off"
+    asked = threading.Event()
+    def hear(number, frame):
+        if asked.is_set(): raise KeyboardInterrupt
+        asked.set()
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+    try: yield asked
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
 
 # %% ../nbs/00_data.ipynb #f6100fb2
 import csv, math, struct, zlib

@@ -12,15 +12,15 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule',
-           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'heard_stop',
-           'Progress', 'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed',
-           'epoch_line', 'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval',
-           'macro_f1_interval', 'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right',
-           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature',
-           'fit_temperature', 'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit',
-           'report', 'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos',
-           'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos',
-           'fruit_train', 'with_fruits', 'fruit_evaluate']
+           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'Progress',
+           'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'epoch_line',
+           'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
+           'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate',
+           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
+           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
+           'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
+           'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
+           'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/03_train.ipynb #3c123ae9
 from .data import (Checked, DataError, FRESHNESS, Photo, PhotoDataset, PhotoStore, check_photos, command, content_hash, draw_sample, download_photos, find_photos,
-                                  load_photo, progress_bar, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
+                                  heard_stop, load_photo, progress_bar, show_counts, show_photos, train_transforms, valid_transforms, write_whole)
 from .split import Split, audit_split, group_photos, label_conflicts, load_split, save_split, show_split, split_photos
 from .model import (BALANCES, FruitNet, LossBalance, ModelError, answer, autocast, backbone_stages, class_weights, count_parameters, create_model, fast_dtype, fit_novelty,
                                    fold_frozen, freeze_backbone, load_model, WHEEL_BACKBONE, multitask_loss, save_model, shipped_model, widen_depthwise)
@@ -147,20 +147,6 @@ def say(
 ) -> None:
     "Tell the person at the terminal; results go to stdout, this goes to stderr"
     if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
-
-# %% ../nbs/03_train.ipynb #01a060ec
-@contextmanager
-def heard_stop():
-    "Note a request to stop instead of breaking off in the middle of a step; a second Ctrl-C breaks off"
-    asked = threading.Event()
-    def hear(number, frame):
-        if asked.is_set(): raise KeyboardInterrupt
-        asked.set()
-    in_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
-    try: yield asked
-    finally:
-        for number, handler in before.items(): signal.signal(number, handler)
 
 # %% ../nbs/03_train.ipynb #b7834c32
 @dataclass

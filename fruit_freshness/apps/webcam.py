@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..data import FRESHNESS, FruitError, command
+from ..data import FRESHNESS, FruitError, command, heard_stop
 from ..infer import Prediction, Predictor
 
 # %% ../../nbs/apps/webcam.ipynb #30e9654e
@@ -143,16 +143,15 @@ def fruit_webcam(
 ) -> None:
     "Answer a camera or a video frame by frame; one JSON object a frame, q or Ctrl-C ends"
     predictor, steady, is_camera, frames = Predictor(model), Steady(), source.isdecimal(), 0
-    with open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
-        try:
-            for seconds, frame in read_frames(capture, is_camera):
-                answer = predictor.predict_photos([Image.fromarray(frame[..., ::-1])], [source])[0]
-                answer = steady.update(answer, seconds)
-                print(json.dumps(dict(frame=frames, seconds=round(seconds, 3), **asdict(answer)), ensure_ascii=False), flush=True)
-                draw_answer(frame, answer)
-                write(frame)
-                frames += 1
-                if show_frame(frame): return
-        except KeyboardInterrupt: return print(f'fruit_webcam: stopped after {frames} frames', file=sys.stderr)
+    with heard_stop() as stop, open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
+        for seconds, frame in read_frames(capture, is_camera):
+            answer = predictor.predict_photos([Image.fromarray(frame[..., ::-1])], [source])[0]
+            answer = steady.update(answer, seconds)
+            print(json.dumps(dict(frame=frames, seconds=round(seconds, 3), **asdict(answer)), ensure_ascii=False), flush=True)
+            draw_answer(frame, answer)
+            write(frame)
+            frames += 1
+            if show_frame(frame): return
+            if stop.is_set(): return print(f'fruit_webcam: stopped after {frames} frames', file=sys.stderr)
     if is_camera: raise FruitError(f"camera {source}: gave no more pictures after {frames} frames; was it unplugged?" + (f" What was recorded is in {out}." if out and frames else ''))
     if not frames: raise FruitError(f"{source}: has no frames; convert it to MP4")
