@@ -499,6 +499,7 @@ def answer_read(self: Predictor,
     answered = iter(self.predict_photos(*zip(*good)) if good else ())
     yield from (Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(answered) for name, photo in read)
 
+# %% ../nbs/04_infer.ipynb #7519e043
 @patch
 def stream(self: Predictor,
     sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
@@ -996,6 +997,7 @@ def look_at_camera(self:FruitWidget,
     self.photos_taken += 1
     self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0])))])
 
+# %% ../nbs/04_infer.ipynb #f123aecf
 @patch
 def look_at_url(self:FruitWidget):
     "Answer the photo at the address in the box."

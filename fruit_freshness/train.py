@@ -206,6 +206,7 @@ def thaw(self: Trainer) -> None:
     net, self.learning = self.accelerator.unwrap_model(self.net), learning
     freeze_backbone(net, learning); widen_depthwise(net); fold_frozen(net)
 
+# %% ../nbs/03_train.ipynb #648e85e5
 @patch
 def train_step(self: Trainer,
     images: Tensor, # `(N, 3, size, size) float32`
@@ -221,6 +222,7 @@ def train_step(self: Trainer,
     self.optimiser.step()
     return torch.cat([batch_sums(logits, fruit, freshness).sum(0), torch.tensor([len(images)], device=images.device), weighed])
 
+# %% ../nbs/03_train.ipynb #1098b194
 @patch
 def asked_to_stop(self: Trainer,
     stop: threading.Event, # set when this process should stop
@@ -267,6 +269,7 @@ def validate(self: Trainer) -> list[float]: # means in the order of `METRICS`
     self.net.train(was_training)
     return torch.cat(rows).mean(0).tolist()
 
+# %% ../nbs/03_train.ipynb #3a916da2
 @patch
 def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
     "Validate, add a row to the history, keep the network if it is the best so far"
@@ -353,6 +356,7 @@ def save_checkpoint(self: Trainer) -> None:
         sync(self.out)
     self.accelerator.wait_for_everyone()
 
+# %% ../nbs/03_train.ipynb #ceecaa2b
 def _keep_best(source: Path, target: Path) -> None:
     "Give the files of a model folder a second name, which costs no room, or copy them where that can't be"
     target.mkdir()

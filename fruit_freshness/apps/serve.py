@@ -290,6 +290,7 @@ async def answer(self: Service,
     answered = iter(await asyncio.get_running_loop().run_in_executor(self.readers, self.describe, answers, [photo for *_, photo in good]))
     return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(answered) for name, photos in looked]
 
+# %% ../../nbs/apps/serve.ipynb #4bd88f39
 @patch
 def describe(self: Service,
     answers: Sequence[Prediction | Explanation], # of the network
@@ -342,6 +343,7 @@ async def live(self: Service,
         self.cameras -= 1
         reader.cancel()
 
+# %% ../../nbs/apps/serve.ipynb #9f4952a7
 async def keep_newest(
     camera, # websocket of Starlette
     newest: asyncio.Queue, # of size 1: the newest picture, None at the end
@@ -354,6 +356,7 @@ async def keep_newest(
     if newest.full(): newest.get_nowait()
     newest.put_nowait(None)
 
+# %% ../../nbs/apps/serve.ipynb #17456099
 @patch
 async def look_once(self: Service,
     frame: bytes, # a picture as a file
@@ -462,6 +465,7 @@ class Counted:
             self.service.requests.labels(route, status).inc()
             self.service.seconds.labels(route).observe(time.perf_counter() - begin)
 
+# %% ../../nbs/apps/serve.ipynb #46504d44
 def watch(
     app, # FastAPI
     service: Service, # counts
