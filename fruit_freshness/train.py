@@ -607,8 +607,9 @@ def both_right(
 
 def evaluate(
     scored: Scored, # photos, truth and answers
-) -> dict: # n, fruit, freshness, both, coverage_risk
+) -> dict: # n, fruit, freshness, both, coverage_risk, novelty
     "Everything that is said of a network, from its answers"
+    from sklearn.metrics import roc_auc_score
     known = scored.fruit_truth >= 0
     fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
     tasks = dict(fruit=(fruit[known], scored.fruit_probs.max(1)[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
@@ -616,7 +617,8 @@ def evaluate(
                  both=((2 * fruit + freshness)[known], joint_confidence(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known], scored.groups[known],
                        [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]))
     return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
-                **{task: _task_metrics(*answers) for task, answers in tasks.items()}, coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)))
+                **{task: _task_metrics(*answers) for task, answers in tasks.items()}, coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)),
+                novelty=dict(auroc=round(float(roc_auc_score(~known, scored.novelty)), 4) if 0 < known.sum() < len(known) else None)) # of unknown fruits against known ones
 
 # %% ../nbs/03_train.ipynb #f7ef1736
 def show_confusion(
@@ -1017,6 +1019,7 @@ def metrics_table(
         lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}{m['ece_before']:>8.3f}{sum(map(sum, m['confusion'])):>8}")
         lines += [f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
+    if (auroc := metrics['novelty']['auroc']) is not None: lines.append(f"novelty, {metrics['of_unknown_fruits']} photos of unknown fruits against {metrics['n'] - metrics['of_unknown_fruits']} of known ones: AUROC {auroc:.3f}")
     answers = metrics['answers']
     if answers['risk'] is None: return '\n'.join([*lines, 'no photo gets an answer: none is sure enough'])
     return '\n'.join([*lines, f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong ({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%}), "
