@@ -6,7 +6,7 @@
 from __future__ import annotations
 import csv, json, os, shutil, signal, sys, tempfile, threading, time
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
