@@ -467,11 +467,19 @@ def _metric_lines(
 ) -> list[str]: # rows of a Markdown table
     "One row a task"
     def interval(bounds): return ' to '.join(f'{bound:.3f}' for bound in bounds) if bounds else ''
-    rows = [f"| {task} | {m['accuracy']:.3f} | {interval(m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {interval(m.get('macro_f1_ci95'))} | {m['ece']:.3f} |"
+    rows = [f"| {task} | {m['accuracy']:.3f} | {interval(m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {interval(m.get('macro_f1_ci95'))} | {m['ece']:.3f} | {interval(m.get('ece_ci95'))} |"
             for task in ('fruit', 'freshness', 'both') if (m := metrics.get(task)) and 'ece' in m]
-    heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error |', '|---|---|---|---|---|---|']
-    answers = metrics.get('answers')
-    return [*heads, *rows, *([f"\nOf these photos it answers {answers['coverage']:.1%}, and of those answers {answers['risk']:.1%} are wrong."] if answers else [])] if rows else ['It was not evaluated.']
+    heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error | 95 % interval |', '|---|---|---|---|---|---|---|']
+    return [*heads, *rows, *_answer_lines(metrics.get('answers'))] if rows else ['It was not evaluated.']
+
+def _answer_lines(
+    answers: dict | None, # as `report` returns them
+) -> list[str]: # Markdown
+    "How many photos get an answer, and how many of these answers are wrong"
+    if not answers: return []
+    if answers['risk'] is None: return ['\nNone of these photos gets an answer: it is not sure enough of any.']
+    def share(name): return f"{answers[name]:.1%}" + (' (95 % interval {:.1%} to {:.1%})'.format(*bounds) if (bounds := answers.get(f'{name}_ci95')) else '')
+    return [f"\nOf these photos it answers {share('coverage')}, and of those answers {share('risk')} are wrong."]
 
 def model_card(
     net: FruitNet, # with its config filled in

@@ -15,12 +15,12 @@ __all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 
            'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'Progress',
            'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'epoch_line',
            'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
-           'calibration_error', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate',
-           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
-           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
-           'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
-           'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
-           'with_fruits', 'fruit_evaluate']
+           'calibration_error', 'calibration_interval', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right',
+           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature',
+           'fit_temperature', 'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit',
+           'report', 'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos',
+           'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos',
+           'fruit_train', 'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
@@ -512,6 +512,10 @@ def score_photos(
     return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
 
 # %% ../nbs/03_train.ipynb #0815829f
+def _redraw(count: int, draws: int, seed: int) -> np.ndarray:
+    "`(draws, count) int`: how often each of `count` groups stands in each bootstrap sample"
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+
 def accuracy_interval(
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)`
@@ -524,7 +528,7 @@ def accuracy_interval(
     if np.all(right) or not np.any(right): # nothing to draw: the exact binomial bound for as many pictures
         far = .025 ** (1 / len(sizes))
         return (far, 1.) if np.all(right) else (0., 1 - far)
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=draws)
+    drawn = _redraw(len(sizes), draws, seed)
     return tuple(float(bound) for bound in np.quantile(drawn @ hits / (drawn @ sizes), [.025, .975]))
 
 # %% ../nbs/03_train.ipynb #6d725785
@@ -540,22 +544,40 @@ def macro_f1_interval(
     classes, (_, members) = max(predicted.max(), truth.max()) + 1, np.unique(groups, return_inverse=True)
     tables = np.zeros((members.max() + 1, classes, classes))
     np.add.at(tables, (members, truth, predicted), 1)
-    drawn = np.random.default_rng(seed).multinomial(len(tables), np.full(len(tables), 1 / len(tables)), size=draws)
-    drawn = np.tensordot(drawn.astype(float), tables, 1)
+    drawn = np.tensordot(_redraw(len(tables), draws, seed).astype(float), tables, 1)
     seen = drawn.sum(1) + drawn.sum(2)
     f1 = np.divide(2 * np.diagonal(drawn, axis1=1, axis2=2), seen, out=np.full(seen.shape, np.nan), where=seen > 0)
     return tuple(float(bound) for bound in np.quantile(np.nanmean(f1, axis=1), [.025, .975]))
 
 # %% ../nbs/03_train.ipynb #8d772ed7
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    "Which of `bins` equal parts of 0..1 each confidence lies in"
+    return np.minimum((confidence * bins).astype(int), bins - 1)
+
 def calibration_error(
     confidence: np.ndarray, # `(N,)` in 0..1
     right: np.ndarray, # `(N,) bool`
     bins: int=15, # of equal width
 ) -> float: # in 0..1
     "Expected calibration error (ECE)"
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(place, weights=confidence - right, minlength=bins))
+    gaps = np.abs(np.bincount(_bin(confidence, bins), weights=confidence - right, minlength=bins))
     return float(gaps.sum() / max(len(confidence), 1))
+
+def calibration_interval(
+    confidence: np.ndarray, # `(N,)` in 0..1
+    right: np.ndarray, # `(N,) bool`
+    groups: np.ndarray, # `(N,)`
+    bins: int=15, # of equal width
+    draws: int=1000, # bootstrap samples
+    seed: int=0, # of the bootstrap
+) -> tuple[float, float]: # 95 % interval
+    "Bootstrap interval of the ECE, over groups"
+    _, members = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(members)
+    gaps = np.zeros((len(sizes), bins))
+    np.add.at(gaps, (members, _bin(confidence, bins)), confidence - right)
+    drawn = _redraw(len(sizes), draws, seed)
+    return tuple(float(bound) for bound in np.quantile(np.abs(drawn @ gaps).sum(1) / (drawn @ sizes), [.025, .975]))
 
 # %% ../nbs/03_train.ipynb #eecdec25
 def risk_curve(
@@ -581,7 +603,7 @@ def _task_metrics(
     groups: np.ndarray, # `(N,)`
     names: Sequence[str], # of the classes
 ) -> dict | None: # None where there is nothing to score
-    "Accuracy and macro-F1 with their intervals, ECE, confusion matrix and a row a class"
+    "Accuracy, macro-F1 and ECE with their intervals, confusion matrix and a row a class"
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     if not len(truth): return None
     right, seen = predicted == truth, sorted(set(truth) | set(predicted))
@@ -589,7 +611,7 @@ def _task_metrics(
     classes = {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n)) for label, p, r, f, n in rows}
     return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=[round(bound, 4) for bound in accuracy_interval(right, groups)],
                 macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4), macro_f1_ci95=[round(bound, 4) for bound in macro_f1_interval(predicted, truth, groups)],
-                ece=round(calibration_error(confidence, right), 4), labels=list(names), confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
+                ece=round(calibration_error(confidence, right), 4), ece_ci95=[round(bound, 4) for bound in calibration_interval(confidence, right, groups)], labels=list(names), confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
 
 # %% ../nbs/03_train.ipynb #dd5a5096
 def joint_confidence(
@@ -794,7 +816,8 @@ def report(
     for task in ('fruit', 'freshness', 'both'):
         if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
     low, high = accuracy_interval(right[given], after.groups[given]) if given.any() else (0., 1.)
-    metrics['answers'] = dict(stated_risk=risk, coverage=round(float(given.mean()), 4), risk=round(float((~right[given]).mean()), 4) if given.any() else None,
+    metrics['answers'] = dict(stated_risk=risk, coverage=round(float(given.mean()), 4), coverage_ci95=[round(bound, 4) for bound in accuracy_interval(given, after.groups)],
+                              risk=round(float((~right[given]).mean()), 4) if given.any() else None,
                               risk_ci95=[round(1 - high, 4), round(1 - low, 4)])
     metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, probs, truth in
                                  (('fruit', after.fruit_probs, after.fruit_truth), ('freshness', after.freshness_probs, after.freshness_truth))}
@@ -803,7 +826,7 @@ def report(
 # %% ../nbs/03_train.ipynb #e74c6364
 def _reliability(axis, confidence: np.ndarray, right: np.ndarray, bins: int, **style) -> None:
     "One series of a reliability diagram: a dot a bin, as large as its photos are many"
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    place = _bin(confidence, bins)
     counts = np.bincount(place, minlength=bins)
     full = counts > 0
     means, hits = (np.bincount(place, weights=values, minlength=bins)[full] / counts[full] for values in (confidence, right))
@@ -825,7 +848,7 @@ def show_reliability(
             probs, truth = getattr(scored, f'{task}_probs')[some], getattr(scored, f'{task}_truth')[some]
             if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {calibration_error(confidence, right):.3f}')
         axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='lower right')
-        axis.set_xlabel('confidence'); axis.set_xlim(0, 1.02); axis.set_ylim(-.03, 1.05); axis.spines[['top', 'right']].set_visible(False)
+        axis.set_xlabel('confidence'); axis.set_xlim(0, 1.06); axis.set_ylim(-.03, 1.06); axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share right')
     plt.close(figure)
     return figure
@@ -1012,11 +1035,11 @@ def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
     "Both tasks' metrics and each class's, for a terminal"
-    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}{'before':>8}{'photos':>8}"]
+    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}   {'95 % interval':<16}{'before':>7}{'photos':>8}"]
     for task in ('fruit', 'freshness', 'both'):
         if not (m := metrics[task]): continue
-        accuracy, f1 = (f'{low:.3f} to {high:.3f}' for low, high in (m['accuracy_ci95'], m['macro_f1_ci95']))
-        lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}{m['ece_before']:>8.3f}{sum(map(sum, m['confusion'])):>8}")
+        accuracy, f1, ece = ('{:.3f} to {:.3f}'.format(*m[f'{name}_ci95']) for name in ('accuracy', 'macro_f1', 'ece'))
+        lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}   {ece:<16}{m['ece_before']:>7.3f}{sum(map(sum, m['confusion'])):>8}")
         lines += [f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
     if (auroc := metrics['novelty']['auroc']) is not None: lines.append(f"novelty, {metrics['of_unknown_fruits']} photos of unknown fruits against {metrics['n'] - metrics['of_unknown_fruits']} of known ones: AUROC {auroc:.3f}")
