@@ -461,6 +461,16 @@ def save_model(
     with write_whole(folder/'config.json') as file: json.dump(facts, file, indent=1)
     with write_whole(folder/'README.md') as file: file.write(model_card(net))
 
+# %% ../nbs/02_model.ipynb #32d1cbff
+def _answer_lines(
+    answers: dict | None, # as `report` returns them
+) -> list[str]: # Markdown
+    "How many photos get an answer, and how many of these answers are wrong"
+    if not answers: return []
+    if answers['risk'] is None: return ['\nNone of these photos gets an answer: it is not sure enough of any.']
+    def share(name): return f"{answers[name]:.1%}" + (' (95 % interval {:.1%} to {:.1%})'.format(*bounds) if (bounds := answers.get(f'{name}_ci95')) else '')
+    return [f"\nOf these photos it answers {share('coverage')}, and of those answers {share('risk')} are wrong."]
+
 # %% ../nbs/02_model.ipynb #cd993777
 def _metric_lines(
     metrics: dict, # as `evaluate` returns them
@@ -471,15 +481,6 @@ def _metric_lines(
             for task in ('fruit', 'freshness', 'both') if (m := metrics.get(task)) and 'ece' in m]
     heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error | 95 % interval |', '|---|---|---|---|---|---|---|']
     return [*heads, *rows, *_answer_lines(metrics.get('answers'))] if rows else ['It was not evaluated.']
-
-def _answer_lines(
-    answers: dict | None, # as `report` returns them
-) -> list[str]: # Markdown
-    "How many photos get an answer, and how many of these answers are wrong"
-    if not answers: return []
-    if answers['risk'] is None: return ['\nNone of these photos gets an answer: it is not sure enough of any.']
-    def share(name): return f"{answers[name]:.1%}" + (' (95 % interval {:.1%} to {:.1%})'.format(*bounds) if (bounds := answers.get(f'{name}_ci95')) else '')
-    return [f"\nOf these photos it answers {share('coverage')}, and of those answers {share('risk')} are wrong."]
 
 def model_card(
     net: FruitNet, # with its config filled in
