@@ -988,7 +988,7 @@ def _on_white(
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
 
-# %% ../nbs/00_data.ipynb #b8432918
+# %% ../nbs/00_data.ipynb #bc08d359
 def _upright_rgb(
     image: Image.Image, # as decoded, any mode
 ) -> Image.Image: # mode RGB, turned as its EXIF flag says
@@ -1013,7 +1013,7 @@ def _check_size(
         raise PhotoError(f"{name}: {width} x {height} pixels are more than {MAX_PIXELS:,}; save it smaller")
     if min(width, height) < MIN_SIDE: raise PhotoError(f"{name}: {width} x {height} pixels are too few; at least {MIN_SIDE} a side show a fruit")
 
-# %% ../nbs/00_data.ipynb #aca0f8c8
+# %% ../nbs/00_data.ipynb #309370e1
 def _decode(
     source: Path | str | io.BytesIO, # a path or an open file
     name: str, # how a message calls it
@@ -1103,7 +1103,7 @@ def read_folder_name(
     fruit = ' '.join(_spellings.get(word, word) for word in rest).title()
     return fruit or None, next(iter(states), None)
 
-# %% ../nbs/00_data.ipynb #73a530f0
+# %% ../nbs/00_data.ipynb #41d3a093
 def read_path(
     folders: Sequence[str], # names from the outermost to the innermost
 ) -> tuple[str | None, str | None]: # fruit and freshness, None where the path does not tell
@@ -1154,7 +1154,7 @@ def _outer_names(
             if (fruit := read_folder_name(name)) != (None, None) and (fruit[0] is None or fruit[0].lower() in _known_fruits)
             and len(re.findall(r'[^\W\d_]+', name)) <= 2]
 
-# %% ../nbs/00_data.ipynb #5fa77f26
+# %% ../nbs/00_data.ipynb #c4e0cdd2
 def find_photos(
     root: Path | str, # a folder of photos in folders named by fruit and freshness, at any depth
 ) -> PhotoFolder: # photos with their labels, and what could not be placed
@@ -1324,7 +1324,8 @@ def write_whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with open(part, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as file:
+        as_text = {} if 'b' in mode else dict(encoding='utf-8', errors='surrogateescape', newline='')
+        with open(part, mode, **as_text) as file:
             yield file
             file.flush(); os.fsync(file.fileno())
         os.replace(part, path)
