@@ -4,8 +4,8 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import base64, hashlib, io, json, os, re, signal, sys, tempfile, threading
-from collections import Counter
+import base64, hashlib, io, json, os, re, signal, stat, sys, tempfile, threading, unicodedata, warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KIND
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -39,7 +40,8 @@ class DataError(FruitError):
 
 # %% ../nbs/00_data.ipynb #ec1fa8c1
 FRESHNESS = ('Fresh', 'Rotten')
-PHOTO_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic', '.heif',
+                 '.avif')
 
 @dataclass(frozen=True)
 class Photo:
@@ -970,7 +972,7 @@ def draw_sample(
 # %% ../nbs/00_data.ipynb #8dd61f16
 MAX_PIXELS = 80_000_000 # a photo with more is refused before it is decoded
 MIN_SIDE = 16 # pixels; less shows no fruit
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'HEIF') # in pillow's words; HEIF is HEIC
 
 # %% ../nbs/00_data.ipynb #67878958
 def _to_8bit(
@@ -988,15 +990,52 @@ def _on_white(
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
 
-# %% ../nbs/00_data.ipynb #bc08d359
+# %% ../nbs/00_data.ipynb #813cd2fe
+_PROFILE_BYTES = 4_000_000 # a larger profile is not used; the largest of printing houses have about 3 MB
+
+@lru_cache(maxsize=8)
+def _srgb_transform(
+    profile: bytes, # ICC profile of a photo
+    mode: str, # of its pixels: L, RGB or CMYK
+):  # of pillow's `ImageCms`; None: its colours are sRGB already, or the profile can't be used
+    "The way from the colours of a profile to sRGB"
+    if len(profile) > _PROFILE_BYTES or b'sRGB IEC61966-2.1' in profile: return None # the usual name of sRGB
+    from PIL import ImageCms # here, since few photos need its 20 ms
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile('sRGB')
+        transform = ImageCms.buildTransform(source, target, mode, 'RGB')
+        steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(6, -1, 3)
+        probe = Image.fromarray(steps).convert(mode)
+        change = np.abs(np.asarray(transform.apply(probe), int) - np.asarray(probe.convert('RGB')))
+    except Exception: return None # pillow is built without it, or the profile is broken
+    return transform if change.max() > 2 else None
+
+# %% ../nbs/00_data.ipynb #c4e89813
+def _in_srgb(
+    image: Image.Image, # without transparency, any mode
+    profile: bytes, # its ICC profile
+) -> Image.Image: # mode RGB
+    "The colours that the profile says, as sRGB"
+    modes = {b'GRAY': 'L', b'RGB ': 'RGB', b'CMYK': 'CMYK'} # by the profile's colour space (ICC.1, 7.2.6)
+    mode = modes.get(profile[16:20]) if isinstance(profile, bytes) else None
+    if mode == 'RGB' and image.mode != 'CMYK': image = image.convert('RGB')
+    transform = _srgb_transform(profile, mode) if image.mode == mode else None
+    if transform: image = transform.apply(image)
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+# %% ../nbs/00_data.ipynb #8b057d34
 def _upright_rgb(
     image: Image.Image, # as decoded, any mode
-) -> Image.Image: # mode RGB, turned as its EXIF flag says
+) -> Image.Image: # mode RGB, turned as its EXIF flag says, in sRGB
     "What a viewer would show of `image`"
+    profile = image.info.get('icc_profile')
     try: image = ImageOps.exif_transpose(image) # a copy in any case
     except Exception: image = image.copy() # a damaged EXIF block says nothing about the orientation; the pixels are fine
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'): image = _to_8bit(image)
-    return _on_white(image) if image.has_transparency_data else image if image.mode == 'RGB' else image.convert('RGB')
+    if image.has_transparency_data: image = _on_white(image)
+    image = _in_srgb(image, profile) if profile else image if image.mode == 'RGB' else image.convert('RGB')
+    image.info.pop('icc_profile', None) # it no longer says what the numbers mean
+    return image
 
 # %% ../nbs/00_data.ipynb #bf41755b
 def _name(source) -> str:
@@ -1006,50 +1045,104 @@ def _name(source) -> str:
 def _check_size(
     image: Image.Image, # opened, not yet decoded
     name: str, # how a message calls it
+    most: int=MAX_PIXELS, # pixels
 ) -> None:
     "Raise `PhotoError` for a picture too large or too small to decode"
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(f"{name}: {width} x {height} pixels are more than {MAX_PIXELS:,}; save it smaller")
+    if width * height > most:
+        raise PhotoError(f"{name}: {width} x {height} pixels are more than {most:,}; save it smaller")
     if min(width, height) < MIN_SIDE: raise PhotoError(f"{name}: {width} x {height} pixels are too few; at least {MIN_SIDE} a side show a fruit")
 
-# %% ../nbs/00_data.ipynb #309370e1
-def _decode(
-    source: Path | str | io.BytesIO, # a path or an open file
+# %% ../nbs/00_data.ipynb #22136303
+def _open_regular(
+    path: Path | str, # a file
+    flags: int, # of `os.open`
+) -> int: # file descriptor
+    "An opener for `open` that never waits, and refuses pipes and devices (folders, `open` itself refuses)"
+    handle = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0))
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind): return handle
+    os.close(handle)
+    raise OSError('a pipe or a device')
+
+@contextmanager
+def _opened(
+    path: Path | str, # a file
     name: str, # how a message calls it
-    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
-) -> Image.Image: # RGB, upright
-    "Decode the first frame of an image file"
+):  # the open file
+    "Open a regular file for reading; whatever the system says against it becomes a `PhotoError`"
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            _check_size(image, name)
-            if side: image.draft(None, (2 * side, 2 * side))
-            return _upright_rgb(image)
+        with open(path, 'rb', opener=_open_regular) as file: yield file
     except FruitError: raise
     except FileNotFoundError: raise PhotoError(f"{name}: no such file; check the spelling") from None
     except IsADirectoryError: raise PhotoError(f"{name}: a folder, not a photo") from None
     except PermissionError: raise PhotoError(f"{name}: may not be read; change its permissions") from None
-    except Image.DecompressionBombError: raise PhotoError(f"{name}: claims more than {MAX_PIXELS:,} pixels; save it smaller") from None
+    except (OSError, ValueError) as error: # a ValueError is that of a name with a zero byte in it
+        reason = getattr(error, 'strerror', None) or error
+        raise PhotoError(f"{name}: can't be read ({reason}); give another file") from None
+
+# %% ../nbs/00_data.ipynb #f99b619b
+_HEIC_BRANDS = set(b'heic heix heim heis hevc hevx hevm hevs mif1 msf1'.split()) # ISO/IEC 23008-12, annex B
+
+def _needed_format(
+    head: bytes, # the first 64 bytes of a file
+    name: str, # how a message calls it
+) -> tuple[str, ...]: # those of `FORMATS` that it can have
+    "Make sure that the format is read here; `PhotoError` names the package that is missing"
+    if head[4:8] != b'ftyp': return FORMATS[:-2]
+    brands = {head[place:place + 4] for place in (8, *range(16, min(int.from_bytes(head[:4], 'big'), 64), 4))}
+    if brands & {b'avif', b'avis'}:
+        from PIL import features
+        if features.check('avif'): return ('AVIF',)
+        raise PhotoError(f"{name}: an AVIF photo; to read it, run: pip install -U pillow, or save it as JPEG")
+    if not brands & _HEIC_BRANDS: return FORMATS[:-2]
+    try: from pillow_heif import register_heif_opener
+    except ImportError:
+        raise PhotoError(f"{name}: a HEIC photo; to read it, run: pip install 'fruit_freshness[heif]', "
+                         "or convert it to JPEG") from None
+    register_heif_opener()
+    return ('HEIF',)
+
+# %% ../nbs/00_data.ipynb #35c14133
+def _decode(
+    file, # open for reading
+    name: str, # how a message calls it
+    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
+    most: int, # pixels
+) -> Image.Image: # RGB, upright
+    "Decode the first frame of an image file"
+    try:
+        if not file.seekable(): file = io.BytesIO(file.read())
+        file.seek(0)
+        head = file.read(64)
+        if not head: raise PhotoError(f"{name}: an empty file; copy or download it again")
+        with Image.open(file, formats=_needed_format(head, name)) as image:
+            _check_size(image, name, most)
+            if side: image.draft(None, (2 * side, 2 * side))
+            return _upright_rgb(image)
+    except FruitError: raise
+    except Image.DecompressionBombError:
+        raise PhotoError(f"{name}: claims more than {most:,} pixels; save it smaller") from None
     except Image.UnidentifiedImageError: raise PhotoError(f"{name}: not an image that is read here ({', '.join(FORMATS)}); convert it to JPEG") from None
     except Exception as error: raise PhotoError(f"{name}: damaged ({error}); copy or download it again") from error
 
-# %% ../nbs/00_data.ipynb #22136303
+# %% ../nbs/00_data.ipynb #def5731a
 def load_photo(
     source: Path | str | bytes | io.BytesIO | Image.Image | np.ndarray, # an array is (height, width[, 3 or 4]) uint8
     side: int | None=None, # of the square that it will be shrunk to, pixels: a large JPEG is decoded no finer than that needs; None: keep every pixel
-) -> Image.Image: # RGB, upright, transparency on white
+    most: int=MAX_PIXELS, # pixels; a photo with more is refused before it is decoded
+) -> Image.Image: # RGB (sRGB), upright, transparency on white
     "The photo that `source` holds, as a person would see it; `PhotoError` if it can't be shown"
     name = _name(source)
     if isinstance(source, np.ndarray):
         try: source = Image.fromarray(source)
         except (TypeError, ValueError) as error: raise PhotoError(f"{name}: not an image array ({error}); give (height, width, 3) uint8") from None
     if isinstance(source, Image.Image):
-        _check_size(source, name)
+        _check_size(source, name, most)
         return _upright_rgb(source)
     if isinstance(source, (bytes, bytearray)): source = io.BytesIO(source)
-    if isinstance(source, io.BytesIO) and not source.getbuffer().nbytes or isinstance(source, (str, Path)) and os.path.isfile(source) and not os.path.getsize(source):
-        raise PhotoError(f"{name}: an empty file; copy or download it again")
-    return _decode(source, name, side)
+    if not isinstance(source, (str, Path)): return _decode(source, name, side, most)
+    with _opened(source, name) as file: return _decode(file, name, side, most)
 
 # %% ../nbs/00_data.ipynb #995d513f
 def shrink(
@@ -1103,7 +1196,7 @@ def read_folder_name(
     fruit = ' '.join(_spellings.get(word, word) for word in rest).title()
     return fruit or None, next(iter(states), None)
 
-# %% ../nbs/00_data.ipynb #41d3a093
+# %% ../nbs/00_data.ipynb #7fabe0dd
 def read_path(
     folders: Sequence[str], # names from the outermost to the innermost
 ) -> tuple[str | None, str | None]: # fruit and freshness, None where the path does not tell
@@ -1154,7 +1247,7 @@ def _outer_names(
             if (fruit := read_folder_name(name)) != (None, None) and (fruit[0] is None or fruit[0].lower() in _known_fruits)
             and len(re.findall(r'[^\W\d_]+', name)) <= 2]
 
-# %% ../nbs/00_data.ipynb #c4e0cdd2
+# %% ../nbs/00_data.ipynb #55674fd8
 def find_photos(
     root: Path | str, # a folder of photos in folders named by fruit and freshness, at any depth
 ) -> PhotoFolder: # photos with their labels, and what could not be placed
