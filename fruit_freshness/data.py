@@ -1155,58 +1155,173 @@ def shrink(
 # %% ../nbs/00_data.ipynb #33281889
 _freshness_words = {word: state for state, words in dict(
     Fresh='fresh healthy good sound', Rotten='rotten rot rotting stale bad spoiled spoilt decayed decaying mouldy moldy unhealthy').items() for word in words.split()}
-_empty_words = set('''train training valid validation val dev test testing holdout data dataset datasets set image images img photo photos picture pictures
-    original originals augmented resized split fruit fruits vegetable vegetables freshness quality class classes and vs or the of a folder new final sample'''.split())
-_spellings = dict(patato='potato', tamto='tomato', bittergroud='bitter gourd', aple='apple', bannana='banana')
-_known_fruits = set('''apple apricot avocado banana blackberry blueberry cherry coconut date fig grape grapefruit guava jackfruit jujube kiwi lemon lime lychee
-    mandarin mango melon orange papaya peach pear persimmon pineapple plum pomegranate raspberry strawberry watermelon tomato potato cucumber carrot
-    capsicum okra onion pepper eggplant'''.split()) | {'bitter gourd', 'bell pepper', 'dragon fruit', 'custard apple'}
+_denials = set('''not non no never without nor neither isn isnt aren arent un hardly barely almost nearly semi
+    maybe'''.split())
+_empty_words = set('''
+    train training valid validation val dev test testing holdout data dataset set image img photo picture
+    pic original augmented resized cropped cleaned processed raw split fruit vegetable veg veggie freshness
+    quality class category type kind label labelled labeled annotated and vs or the of an in on at by for
+    from with to my our your all other misc various mixed unsorted sorted unknown untitled very new old
+    final sample example folder file dir batch part version ver release archive download desktop document
+    home user users tmp temp project export import input output content drive mnt media kaggle working
+    public private backup copy collection database phone mobile smartphone iphone android camera cam
+    dcim whatsapp screenshot day week month year jpg jpeg png'''.split())
+_qualities = set('''
+    red green yellow blue brown white black purple pink golden dark light sweet sour small big large medium
+    mini baby giant ripe unripe overripe whole cut sliced peeled dried organic'''.split()) # no fruit alone
 
 # %% ../nbs/00_data.ipynb #600df67e
+_fruit_list = '''
+    acerola, acai, ackee, almond, apple, apricot, artichoke, arugula, asparagus, atemoya, aubergine,
+    avocado, bamboo shoot, banana, basil, bean, beet, beetroot, bell pepper, bergamot, bilberry, bitter
+    gourd, bitter melon, blackberry, blackcurrant, blueberry, bok choy, bottle gourd, boysenberry,
+    breadfruit, brinjal, broad bean, broccoli, broccolini, brown cap mushroom, brussels sprout, butternut
+    squash, button mushroom, cabbage, calamansi, cantaloupe, cape gooseberry, capsicum, carambola, carrot,
+    cashew, cassava, cauliflower, celeriac, celery, chard, chayote, cherimoya, cherry, cherry tomato,
+    chestnut, chili, chili pepper, chickpea, chicory, chikoo, chilli, chilli pepper, chinese cabbage, chive,
+    citron, clementine, cloudberry, coconut, collard green, coriander, corn, courgette, crab apple,
+    cranberry, cress, cucumber, currant, custard apple, daikon, damson, date, dill, dragon fruit, drumstick,
+    durian, edamame, eggplant, elderberry, endive, feijoa, fennel, fig, garlic, gherkin, ginger, gooseberry,
+    gourd, grape, grapefruit, green bean, greengage, guava, hazelnut, honeydew, honeydew melon, horseradish,
+    huckleberry, jackfruit, jalapeno, jalapeño, jambul, jamun, jujube, kaki, kale, kiwano, kiwi, kohlrabi,
+    kumquat, lady finger, langsat, leek, lemon, lemongrass, lentil, lettuce, lime, lingonberry, longan,
+    loquat, lotus root, lychee, litchi, maize, mandarin, mango, mangosteen, marrow, medlar, melon, mint,
+    mirabelle, mulberry, mushroom, nashi, nectarine, okra, olive, onion, orange, oyster mushroom, pak choi,
+    papaya, parsley, parsnip, passion fruit, pea, peach, peanut, pear, pecan, pepino, pepper, persimmon,
+    physalis, pineapple, pistachio, pitahaya, pitaya, plantain, plum, pomegranate, pomelo, pomelit, potato,
+    prickly pear, pumpkin, quince, radicchio, radish, rambutan, raspberry, redcurrant, rhubarb, ridge gourd,
+    rose apple, rutabaga, salak, sapodilla, sapota, satsuma, savoy cabbage, scallion, shallot, snake gourd,
+    snow pea, soursop, soybean, spinach, spring onion, sprout, squash, star apple, star fruit, strawberry,
+    sugar apple, sugar snap pea, swede, sweet corn, sweet lime, sweet potato, sweet pepper, swiss chard,
+    tamarillo, tamarind, tangelo, tangerine, taro, tomatillo, tomato, turmeric, turnip, ugli, walnut, water
+    apple, watercress, watermelon, wax apple, yam, yuzu, zucchini'''
+_spellings = dict(patato='potato', tamto='tomato', bittergroud='bitter gourd', aple='apple', bannana='banana',
+    kiwifruit='kiwi', chilly='chilli', chily='chili', chilis='chili')
+
+# %% ../nbs/00_data.ipynb #3526747e
 def _singular(
     word: str, # in small letters
 ) -> str:
     "`word` without its English plural ending"
-    for ending, instead in (('ies', 'y'), ('oes', 'o'), ('ches', 'ch'), ('shes', 'sh')):
+    endings = dict(ies='y', oes='o', ches='ch', shes='sh', sses='ss', xes='x')
+    for ending, instead in endings.items():
         if word.endswith(ending): return word[:-len(ending)] + instead
-    return word[:-1] if word.endswith('s') and not word.endswith(('ss', 'us', 'is')) else word
+    plural = len(word) > 3 and word.endswith('s') and not word.endswith(('ss', 'us', 'is'))
+    return word[:-1] if plural else word
 
+def _plain_words(
+    text: str, # e.g. a name of a folder
+) -> list[str]: # in small letters, singular; a single Latin letter is none
+    "What `text` says, without digits and signs"
+    words = re.findall(r'[^\W\d_]+', unicodedata.normalize('NFC', text).lower())
+    words = [word for word in words if len(word) > 1 or not word.isascii()]
+    return [word if _singular(word) in _freshness_words else _singular(word) for word in words] # not 'goods'
+
+def _known(
+    names: Sequence[str], # of fruits
+) -> dict[str, str]: # by what they are recognised by: small letters, singular, without spaces
+    "A table of fruits, in which a name is found however it is written"
+    return {key: name for name in names if (key := ''.join(_plain_words(name)))}
+
+_known_fruits = _known(' '.join(_fruit_list.split()).title().split(', '))
+_known_fruits |= {wrong: right.title() for wrong, right in _spellings.items()}
+
+# %% ../nbs/00_data.ipynb #14b14a64
 def _part_words(
     word: str, # in small letters
+    known: dict[str, str]=_known_fruits, # fruits
+    loose: bool=False, # from any word of three letters, too
 ) -> list[str]: # one word, or freshness and the rest
     "Part a freshness word from the fruit that it is fused with"
     if word in _freshness_words or word in _empty_words: return [word]
     for state in sorted(_freshness_words, key=len, reverse=True):
         for rest in (word.removeprefix(state), word.removesuffix(state)):
-            fruit = _spellings.get(_singular(rest), _singular(rest))
-            if rest != word and (fruit in _known_fruits or len(state) >= 5 and len(rest) >= 3): return [state, rest]
+            rest = _singular(rest)
+            counts = rest in known or loose and len(state) >= 5 and len(rest) >= 3
+            if rest != word and counts: return [state, rest]
     return [word]
 
-# %% ../nbs/00_data.ipynb #3526747e
+def _words(
+    name: str, # one part of a path
+    known: dict[str, str]=_known_fruits, # fruits
+    loose: bool=False, # part from any word
+) -> list[str]: # in small letters, singular
+    "The words of a folder's name"
+    words = _plain_words(re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))
+    return [part for word in words for part in _part_words(word, known, loose)]
+
+# %% ../nbs/00_data.ipynb #bda0b16e
+def _longest_known(
+    words: Sequence[str], # singular
+    known: dict[str, str], # fruits
+) -> slice: # empty if there is none
+    "Where the longest name of a fruit stands"
+    for length in range(len(words), 0, -1):
+        for start in range(len(words) - length + 1):
+            if ''.join(words[start:start + length]) in known: return slice(start, start + length)
+    return slice(0, 0)
+
+def _fruit_in(
+    words: Sequence[str], # singular, without those of freshness
+    known: dict[str, str]=_known_fruits, # fruits
+) -> str | None: # as it is written in `known`, or in capitals, with what is said of it beside
+    "The fruit that words speak of, if they speak of anything"
+    place = _longest_known(words, known)
+    name = known.get(''.join(words[place]))
+    before = [word for word in words[:place.start] if word not in _empty_words]
+    after = [word for word in words[place.stop:] if word not in _empty_words]
+    if not name and set(after) <= _qualities: return None
+    return ' '.join([*map(str.title, before), *([name] if name else []), *map(str.title, after)])
+
+def _is_known(
+    fruit: str, # as `_fruit_in` found it
+    known: dict[str, str]=_known_fruits, # fruits
+) -> bool: # also for one of which something is said, as in 'Red Apple'
+    "Whether a fruit is on the list"
+    words = _plain_words(fruit)
+    return ''.join(words) in known or ''.join(word for word in words if word not in _qualities) in known
+
+# %% ../nbs/00_data.ipynb #988b5823
+def _takes_back(
+    name: str, # one part of a path
+    known: dict[str, str]=_known_fruits, # fruits
+) -> bool: # for 'not fresh', 'almost rotten', 'rot-free'
+    "Whether a folder's name says of a freshness that it is none, or doubts it"
+    words = _words(name, known, loose=True)
+    last = max((number for number, word in enumerate(words) if word in _freshness_words), default=None)
+    if last is None: return False
+    return not _denials.isdisjoint(words[:last]) or not {'not', 'maybe', 'free'}.isdisjoint(words[last:])
+
 def read_folder_name(
     name: str, # one part of a path
+    known: dict[str, str] | None=None, # fruits by their plain names; those of the list by default
+    loose: bool=False, # part freshness from any word that it is fused with
 ) -> tuple[str | None, str | None]: # fruit and freshness, each None where the name does not tell
     "Which fruit and which freshness a folder's name speaks of; one that speaks of both fresh and rotten is a title and tells nothing"
-    words = re.findall(r'[^\W\d_]+', re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))
-    words = [part for word in words for part in _part_words(word.lower())]
+    known = known or _known_fruits
+    words = _words(name, known, loose)
     states = {_freshness_words[word] for word in words if word in _freshness_words}
-    if len(states) > 1: return None, None
-    rest = [word for word in words if word not in _freshness_words and word not in _empty_words]
-    if rest: rest[-1] = _singular(rest[-1])
-    fruit = ' '.join(_spellings.get(word, word) for word in rest).title()
-    return fruit or None, next(iter(states), None)
+    if len(states) > 1 or _takes_back(name, known): return None, None
+    fruit = _fruit_in([word for word in words if word not in _freshness_words], known)
+    return fruit, next(iter(states), None)
 
-# %% ../nbs/00_data.ipynb #7fabe0dd
+# %% ../nbs/00_data.ipynb #d029f56b
 def read_path(
     folders: Sequence[str], # names from the outermost to the innermost
-) -> tuple[str | None, str | None]: # fruit and freshness, None where the path does not tell
+    known: dict[str, str] | None=None, # fruits by their plain names; those of the list by default
+    loose: bool=False, # part freshness from any word that it is fused with
+) -> tuple[str | None, str | None]: # fruit, known or not, and freshness; None where the path does not tell
     "Fruit and freshness of a photo in these nested folders"
-    read = [read_folder_name(name) for name in folders]
-    at = next((i for i in reversed(range(len(read))) if read[i][1]), None)
-    if at is None: return None, None
-    named = [fruit for fruit, _ in [read[at], *reversed(read[:at]), *read[at+1:]] if fruit]
-    known = [fruit for fruit in named if fruit.lower() in _known_fruits]
-    return (read[at][0] or next(iter(known + named), None)), read[at][1]
+    known = known or _known_fruits
+    read = [read_folder_name(name, known, loose) for name in folders]
+    at = next((i for i in reversed(range(len(read))) if read[i][1] or _takes_back(folders[i], known)), None)
+    if at is None or not read[at][1]: return None, None
+    own, freshness = read[at]
+    around = [fruit for fruit, _ in reversed(read[:at]) if fruit]
+    below = [fruit for fruit, _ in read[at+1:] if fruit]
+    guesses = [own] if own else [] if around and below else [*around, *below]
+    fruits = [fruit for fruit in [own, *around, *below] if fruit and _is_known(fruit, known)]
+    return next(iter([*fruits, *guesses]), None), freshness
 
 # %% ../nbs/00_data.ipynb #28b34613
 @dataclass(frozen=True)
@@ -1229,10 +1344,15 @@ class PhotoFolder:
 # %% ../nbs/00_data.ipynb #b1c60761
 def _walk(
     root: Path, # where to begin
+    unlisted: list[tuple[Path, str]] | None=None, # gets unlisted folders and the reasons; None: a warning
 ) -> list[Path]: # every file, hidden ones aside, in the order of their paths
     "All files below `root`, each real folder visited once"
     files, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    def missed(error):
+        reason = f"a folder that can't be listed ({error.strerror or error})"
+        if unlisted is None: warnings.warn(f"{error.filename}: {reason}; what is in it is left out")
+        else: unlisted.append((Path(error.filename), reason))
+    for folder, below, names in os.walk(root, onerror=missed, followlinks=True):
         real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if not name.startswith(('.', '__MACOSX'))) if real not in seen else []
         if real not in seen: files += [Path(folder, name) for name in sorted(names) if not name.startswith('.')]
@@ -1241,35 +1361,73 @@ def _walk(
 
 def _outer_names(
     root: Path, # the folder that is walked
+    known: dict[str, str]=_known_fruits, # fruits
 ) -> list[str]: # those of its own last two names that speak of a fruit or a freshness alone
     "What the path to `root` itself says"
     return [name for name in root.resolve().parts[-2:]
-            if (fruit := read_folder_name(name)) != (None, None) and (fruit[0] is None or fruit[0].lower() in _known_fruits)
+            if (fruit := read_folder_name(name, known)) != (None, None)
+            and (fruit[0] is None or _is_known(fruit[0], known))
             and len(re.findall(r'[^\W\d_]+', name)) <= 2]
 
-# %% ../nbs/00_data.ipynb #55674fd8
+# %% ../nbs/00_data.ipynb #5cebbb7c
+def _with_proven(
+    folders: Sequence[Sequence[str]], # names from the outermost to the innermost, of each folder with files
+    known: dict[str, str], # fruits
+) -> dict[str, str]: # and those that stand with both freshnesses, too
+    "Learn a data set's own fruits"
+    states = defaultdict(set)
+    for names in folders:
+        fruit, freshness = read_path(names, known, loose=True)
+        states[fruit].add(freshness)
+    both = [fruit for fruit, found in states.items() if fruit and found >= set(FRESHNESS)]
+    return known | _known([fruit for fruit in both if not _is_known(fruit, known)])
+
+def _place(
+    folders: Sequence[str], # names from the outermost to the innermost
+    known: dict[str, str], # fruits
+) -> tuple[str | None, str | None, str | None]: # fruit, freshness, and why it is no label
+    "The label of the photos in these nested folders, or the reason against one"
+    fruit, freshness = read_path(folders, known)
+    denials = [name for name in folders if _takes_back(name, known)]
+    if not freshness and denials: reason = f"'{denials[-1]}' says what the fruit is not"
+    elif not freshness: reason = "no folder name says fresh or rotten"
+    elif not fruit: reason = "no folder name says which fruit"
+    elif not _is_known(fruit, known): reason = f"'{fruit}' is no known fruit, nor both fresh and rotten here"
+    else: reason = None
+    return fruit, freshness, reason
+
+# %% ../nbs/00_data.ipynb #a7f0b3a9
 def find_photos(
     root: Path | str, # a folder of photos in folders named by fruit and freshness, at any depth
+    fruits: Sequence[str]=(), # names of fruits that count, too, even where all are fresh or all are rotten
 ) -> PhotoFolder: # photos with their labels, and what could not be placed
     "Find and label the photos below `root` by the names of their folders; `DataError` if there are none"
     root = Path(root)
-    if not root.is_dir(): raise DataError(f"{root}: no such folder; give one with photos in folders such as Apple/Fresh, or 'sample' for a drawn one")
-    photos, unplaced, outer = [], [], _outer_names(root)
-    for path in _walk(root):
-        if path.suffix.lower() not in PHOTO_ENDINGS: unplaced.append((path, f"not a photo ({path.suffix or 'no ending'})")); continue
-        fruit, freshness = read_path([*outer, *path.relative_to(root).parts[:-1]])
-        if fruit and freshness: photos.append(Photo(path, fruit, freshness))
-        else: unplaced.append((path, f"no folder name says {'which fruit' if freshness else 'fresh or rotten'}"))
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; give one with photos in folders such as Apple/Fresh")
+    photos, unplaced, known = [], [], _known_fruits | _known(fruits)
+    files, outer = _walk(root, unplaced), _outer_names(root, known)
+    below = {path.parent for path in files}
+    folders = {folder: [*outer, *folder.relative_to(root).parts] for folder in below}
+    places = {folder: _place(names, known) for folder, names in folders.items()}
+    proven = _with_proven(folders.values(), known)
+    places |= {folder: _place(folders[folder], proven) for folder, (*_, reason) in places.items() if reason}
+    for path in files:
+        fruit, freshness, reason = places[path.parent]
+        if path.suffix.lower() not in PHOTO_ENDINGS: reason = f"not a photo ({path.suffix or 'no ending'})"
+        if reason: unplaced.append((path, reason))
+        else: photos.append(Photo(path, fruit, freshness))
     found = PhotoFolder(root, photos, unplaced)
     if not photos: raise DataError(_nothing_found(found))
     return found
 
-# %% ../nbs/00_data.ipynb #5cebbb7c
+# %% ../nbs/00_data.ipynb #ff83a2be
 def _nothing_found(
     found: PhotoFolder, # with no photos
 ) -> str: # what was looked for, what is there, what to do
     "The message for a folder without a labelled photo"
-    there = '; '.join(f"{count} files: {reason}" for reason, count in Counter(reason for _, reason in found.unplaced).items()) or 'it is empty'
+    reasons = Counter(reason for _, reason in found.unplaced)
+    there = '; '.join(f"{count} x {reason}" for reason, count in reasons.items()) or 'it is empty'
     first = f" (the first is {found.unplaced[0][0].relative_to(found.root)})" if found.unplaced else ''
     return (f"{found.root}: no labelled photo found. Looked for {' '.join(PHOTO_ENDINGS)} in folders named like Apple/Fresh, freshapples or "
             f"Apple__Rotten; found {there}{first}. Name the folders by fruit and by fresh or rotten.")
