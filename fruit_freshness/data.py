@@ -1494,35 +1494,72 @@ def download_photos(
     except Exception as error: raise DataError(_kaggle_trouble(error, handle)) from error
 
 # %% ../nbs/00_data.ipynb #21c78086
+def _claim_disk(
+    file, # open for writing, empty
+    size: int, # bytes
+) -> None:
+    "Give a file all its blocks on the disk now; `OSError` if there is no room for them"
+    if hasattr(os, 'posix_fallocate'): return os.posix_fallocate(file.fileno(), 0, size)
+    for start in range(0, size, 1 << 24): file.write(bytes(min(1 << 24, size - start)))
+
+def _nameless_file(
+    folder: Path | str | None, # where it lies; None: in the system's temporary folder
+    size: int, # bytes
+):  # open for reading and writing, without a buffer
+    "A file that goes with the last process that has it open; `DataError` if the disk has no room for it"
+    folder, file = folder or tempfile.gettempdir(), None
+    try:
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        _claim_disk(file, size)
+        return file
+    except OSError as error:
+        if file: file.close()
+        raise DataError(f"{folder}: no room for {size / 1e6:,.0f} MB of photos ({error.strerror or error}); "
+                        "free some, or set TMPDIR to a folder on another disk") from error
+
+# %% ../nbs/00_data.ipynb #0e3bdc2d
 class PhotoStore:
-    "Decoded photos by path, `(size, size, 3) uint8` each, in a memory-mapped file that goes when the process ends"
+    "Decoded photos by path, `(size, size, 3) uint8` each, in a memory-mapped file that goes with the process"
     def __init__(self,
+        paths: Sequence[Path], # the photos that may be added
         size: int, # pixels a side
-        capacity: int, # how many photos at most
         folder: Path | str | None=None, # where its file lies; the system's temporary folder by default
     ):
-        self.size, self.rows = size, {}
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file: self.pixels = np.memmap(file, np.uint8, 'w+', shape=(max(capacity, 1), size, size, 3))
-        except OSError as error: raise DataError(f"no room for {capacity} photos of {size} pixels ({error}); free some disk or set TMPDIR") from error
+        self.size, self.rows = size, {} # row by path, of the photos that were added
+        self._planned = {path: row for row, path in enumerate(dict.fromkeys(paths))}
+        self.file = _nameless_file(folder, max(len(self._planned), 1) * size * size * 3)
+        self._map()
 
-    def add(self,
-        path: Path, # which photo
-        image: Image.Image, # RGB, any size
-    ) -> None:
-        "Keep `image`, resized to a square as the network sees it"
-        row = self.rows.setdefault(path, len(self.rows))
-        self.pixels[row] = np.asarray(shrink(image, self.size))
-
+    def _map(self): self.pixels = np.memmap(self.file, np.uint8, 'r+').reshape(-1, self.size, self.size, 3)
     def __getitem__(self, path): return self.pixels[self.rows[path]]
     def __contains__(self, path): return path in self.rows
+
+    def __getstate__(self): # the open file goes to the other process, not the pixels
+        from multiprocessing.reduction import DupFd
+        return {**vars(self), 'file': DupFd(self.file.fileno()), 'pixels': None}
+
+    def __setstate__(self, state):
+        vars(self).update(state, file=open(state['file'].detach(), 'r+b', buffering=0))
+        self._map()
+
+# %% ../nbs/00_data.ipynb #a1f3af13
+@patch
+def add(
+    self: PhotoStore,
+    path: Path, # one of those that the store was made for
+    image: Image.Image, # RGB, any size
+) -> None:
+    "Keep `image`, resized to a square as the network sees it; several threads may add at the same time"
+    row = self._planned[path]
+    self.pixels[row] = np.asarray(shrink(image, self.size))
+    self.rows[path] = row
 
 # %% ../nbs/00_data.ipynb #bfb413e5
 def content_hash(
     path: Path | str, # a file
 ) -> str: # SHA-256, 64 hexadecimal digits
-    "The hash of a file's bytes"
-    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+    "The hash of a file's bytes; `PhotoError` if it can't be read"
+    with _opened(path, str(path)) as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
 # %% ../nbs/00_data.ipynb #ecd57ebf
 def map_photos(
@@ -1554,7 +1591,7 @@ def check_photos(
     progress: bool=True, # show a bar
 ) -> Checked: # the good ones, the others with a reason, and the store
     "Decode every photo once; one that can't be shown is set aside with its reason and never stops the others"
-    store = PhotoStore(size, len(photos)) if size else None
+    store = PhotoStore([photo.path for photo in photos], size) if size else None
     def check(photo):
         try: image = load_photo(photo.path, size)
         except PhotoError as error: return str(error)
