@@ -7,7 +7,7 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('serve', 'onnx')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('serve', 'onnx', 'heif')}
 
 setup(
     name=cfg['lib_name'],

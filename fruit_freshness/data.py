@@ -4,8 +4,8 @@
 
 # %% ../nbs/00_data.ipynb #ab86523c
 from __future__ import annotations
-import base64, hashlib, io, json, os, re, signal, sys, tempfile, threading
-from collections import Counter
+import base64, hashlib, io, json, os, re, signal, stat, sys, tempfile, threading, unicodedata, warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ __all__ = ['FRESHNESS', 'PHOTO_ENDINGS', 'DRAWN_FRUITS', 'COPY_KINDS', 'ODD_KIND
 
 # %% ../nbs/00_data.ipynb #d8722b4a
 import numpy as np
+from fastcore.basics import patch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -39,7 +40,8 @@ class DataError(FruitError):
 
 # %% ../nbs/00_data.ipynb #ec1fa8c1
 FRESHNESS = ('Fresh', 'Rotten')
-PHOTO_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic', '.heif',
+                 '.avif')
 
 @dataclass(frozen=True)
 class Photo:
@@ -970,7 +972,7 @@ def draw_sample(
 # %% ../nbs/00_data.ipynb #8dd61f16
 MAX_PIXELS = 80_000_000 # a photo with more is refused before it is decoded
 MIN_SIDE = 16 # pixels; less shows no fruit
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'HEIF') # in pillow's words; HEIF is HEIC
 
 # %% ../nbs/00_data.ipynb #67878958
 def _to_8bit(
@@ -988,15 +990,52 @@ def _on_white(
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
 
-# %% ../nbs/00_data.ipynb #b8432918
+# %% ../nbs/00_data.ipynb #813cd2fe
+_PROFILE_BYTES = 4_000_000 # a larger profile is not used; the largest of printing houses have about 3 MB
+
+@lru_cache(maxsize=8)
+def _srgb_transform(
+    profile: bytes, # ICC profile of a photo
+    mode: str, # of its pixels: L, RGB or CMYK
+):  # of pillow's `ImageCms`; None: its colours are sRGB already, or the profile can't be used
+    "The way from the colours of a profile to sRGB"
+    if len(profile) > _PROFILE_BYTES or b'sRGB IEC61966-2.1' in profile: return None # the usual name of sRGB
+    from PIL import ImageCms # here, since few photos need its 20 ms
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile('sRGB')
+        transform = ImageCms.buildTransform(source, target, mode, 'RGB')
+        steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(6, -1, 3)
+        probe = Image.fromarray(steps).convert(mode)
+        change = np.abs(np.asarray(transform.apply(probe), int) - np.asarray(probe.convert('RGB')))
+    except Exception: return None # pillow is built without it, or the profile is broken
+    return transform if change.max() > 2 else None
+
+# %% ../nbs/00_data.ipynb #c4e89813
+def _in_srgb(
+    image: Image.Image, # without transparency, any mode
+    profile: bytes, # its ICC profile
+) -> Image.Image: # mode RGB
+    "The colours that the profile says, as sRGB"
+    modes = {b'GRAY': 'L', b'RGB ': 'RGB', b'CMYK': 'CMYK'} # by the profile's colour space (ICC.1, 7.2.6)
+    mode = modes.get(profile[16:20]) if isinstance(profile, bytes) else None
+    if mode == 'RGB' and image.mode != 'CMYK': image = image.convert('RGB')
+    transform = _srgb_transform(profile, mode) if image.mode == mode else None
+    if transform: image = transform.apply(image)
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+# %% ../nbs/00_data.ipynb #8b057d34
 def _upright_rgb(
     image: Image.Image, # as decoded, any mode
-) -> Image.Image: # mode RGB, turned as its EXIF flag says
+) -> Image.Image: # mode RGB, turned as its EXIF flag says, in sRGB
     "What a viewer would show of `image`"
+    profile = image.info.get('icc_profile')
     try: image = ImageOps.exif_transpose(image) # a copy in any case
     except Exception: image = image.copy() # a damaged EXIF block says nothing about the orientation; the pixels are fine
     if image.mode in ('I', 'F') or image.mode.startswith('I;16'): image = _to_8bit(image)
-    return _on_white(image) if image.has_transparency_data else image if image.mode == 'RGB' else image.convert('RGB')
+    if image.has_transparency_data: image = _on_white(image)
+    image = _in_srgb(image, profile) if profile else image if image.mode == 'RGB' else image.convert('RGB')
+    image.info.pop('icc_profile', None) # it no longer says what the numbers mean
+    return image
 
 # %% ../nbs/00_data.ipynb #bf41755b
 def _name(source) -> str:
@@ -1006,50 +1045,104 @@ def _name(source) -> str:
 def _check_size(
     image: Image.Image, # opened, not yet decoded
     name: str, # how a message calls it
+    most: int=MAX_PIXELS, # pixels
 ) -> None:
     "Raise `PhotoError` for a picture too large or too small to decode"
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(f"{name}: {width} x {height} pixels are more than {MAX_PIXELS:,}; save it smaller")
+    if width * height > most:
+        raise PhotoError(f"{name}: {width} x {height} pixels are more than {most:,}; save it smaller")
     if min(width, height) < MIN_SIDE: raise PhotoError(f"{name}: {width} x {height} pixels are too few; at least {MIN_SIDE} a side show a fruit")
 
-# %% ../nbs/00_data.ipynb #aca0f8c8
-def _decode(
-    source: Path | str | io.BytesIO, # a path or an open file
+# %% ../nbs/00_data.ipynb #22136303
+def _open_regular(
+    path: Path | str, # a file
+    flags: int, # of `os.open`
+) -> int: # file descriptor
+    "An opener for `open` that never waits, and refuses pipes and devices (folders, `open` itself refuses)"
+    handle = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0))
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind): return handle
+    os.close(handle)
+    raise OSError('a pipe or a device')
+
+@contextmanager
+def _opened(
+    path: Path | str, # a file
     name: str, # how a message calls it
-    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
-) -> Image.Image: # RGB, upright
-    "Decode the first frame of an image file"
+):  # the open file
+    "Open a regular file for reading; whatever the system says against it becomes a `PhotoError`"
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            _check_size(image, name)
-            if side: image.draft(None, (2 * side, 2 * side))
-            return _upright_rgb(image)
+        with open(path, 'rb', opener=_open_regular) as file: yield file
     except FruitError: raise
     except FileNotFoundError: raise PhotoError(f"{name}: no such file; check the spelling") from None
     except IsADirectoryError: raise PhotoError(f"{name}: a folder, not a photo") from None
     except PermissionError: raise PhotoError(f"{name}: may not be read; change its permissions") from None
-    except Image.DecompressionBombError: raise PhotoError(f"{name}: claims more than {MAX_PIXELS:,} pixels; save it smaller") from None
+    except (OSError, ValueError) as error: # a ValueError is that of a name with a zero byte in it
+        reason = getattr(error, 'strerror', None) or error
+        raise PhotoError(f"{name}: can't be read ({reason}); give another file") from None
+
+# %% ../nbs/00_data.ipynb #f99b619b
+_HEIC_BRANDS = set(b'heic heix heim heis hevc hevx hevm hevs mif1 msf1'.split()) # ISO/IEC 23008-12, annex B
+
+def _needed_format(
+    head: bytes, # the first 64 bytes of a file
+    name: str, # how a message calls it
+) -> tuple[str, ...]: # those of `FORMATS` that it can have
+    "Make sure that the format is read here; `PhotoError` names the package that is missing"
+    if head[4:8] != b'ftyp': return FORMATS[:-2]
+    brands = {head[place:place + 4] for place in (8, *range(16, min(int.from_bytes(head[:4], 'big'), 64), 4))}
+    if brands & {b'avif', b'avis'}:
+        from PIL import features
+        if features.check('avif'): return ('AVIF',)
+        raise PhotoError(f"{name}: an AVIF photo; to read it, run: pip install -U pillow, or save it as JPEG")
+    if not brands & _HEIC_BRANDS: return FORMATS[:-2]
+    try: from pillow_heif import register_heif_opener
+    except ImportError:
+        raise PhotoError(f"{name}: a HEIC photo; to read it, run: pip install 'fruit_freshness[heif]', "
+                         "or convert it to JPEG") from None
+    register_heif_opener()
+    return ('HEIF',)
+
+# %% ../nbs/00_data.ipynb #35c14133
+def _decode(
+    file, # open for reading
+    name: str, # how a message calls it
+    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
+    most: int, # pixels
+) -> Image.Image: # RGB, upright
+    "Decode the first frame of an image file"
+    try:
+        if not file.seekable(): file = io.BytesIO(file.read())
+        file.seek(0)
+        head = file.read(64)
+        if not head: raise PhotoError(f"{name}: an empty file; copy or download it again")
+        with Image.open(file, formats=_needed_format(head, name)) as image:
+            _check_size(image, name, most)
+            if side: image.draft(None, (2 * side, 2 * side))
+            return _upright_rgb(image)
+    except FruitError: raise
+    except Image.DecompressionBombError:
+        raise PhotoError(f"{name}: claims more than {most:,} pixels; save it smaller") from None
     except Image.UnidentifiedImageError: raise PhotoError(f"{name}: not an image that is read here ({', '.join(FORMATS)}); convert it to JPEG") from None
     except Exception as error: raise PhotoError(f"{name}: damaged ({error}); copy or download it again") from error
 
-# %% ../nbs/00_data.ipynb #22136303
+# %% ../nbs/00_data.ipynb #def5731a
 def load_photo(
     source: Path | str | bytes | io.BytesIO | Image.Image | np.ndarray, # an array is (height, width[, 3 or 4]) uint8
     side: int | None=None, # of the square that it will be shrunk to, pixels: a large JPEG is decoded no finer than that needs; None: keep every pixel
-) -> Image.Image: # RGB, upright, transparency on white
+    most: int=MAX_PIXELS, # pixels; a photo with more is refused before it is decoded
+) -> Image.Image: # RGB (sRGB), upright, transparency on white
     "The photo that `source` holds, as a person would see it; `PhotoError` if it can't be shown"
     name = _name(source)
     if isinstance(source, np.ndarray):
         try: source = Image.fromarray(source)
         except (TypeError, ValueError) as error: raise PhotoError(f"{name}: not an image array ({error}); give (height, width, 3) uint8") from None
     if isinstance(source, Image.Image):
-        _check_size(source, name)
+        _check_size(source, name, most)
         return _upright_rgb(source)
     if isinstance(source, (bytes, bytearray)): source = io.BytesIO(source)
-    if isinstance(source, io.BytesIO) and not source.getbuffer().nbytes or isinstance(source, (str, Path)) and os.path.isfile(source) and not os.path.getsize(source):
-        raise PhotoError(f"{name}: an empty file; copy or download it again")
-    return _decode(source, name, side)
+    if not isinstance(source, (str, Path)): return _decode(source, name, side, most)
+    with _opened(source, name) as file: return _decode(file, name, side, most)
 
 # %% ../nbs/00_data.ipynb #995d513f
 def shrink(
@@ -1062,58 +1155,173 @@ def shrink(
 # %% ../nbs/00_data.ipynb #33281889
 _freshness_words = {word: state for state, words in dict(
     Fresh='fresh healthy good sound', Rotten='rotten rot rotting stale bad spoiled spoilt decayed decaying mouldy moldy unhealthy').items() for word in words.split()}
-_empty_words = set('''train training valid validation val dev test testing holdout data dataset datasets set image images img photo photos picture pictures
-    original originals augmented resized split fruit fruits vegetable vegetables freshness quality class classes and vs or the of a folder new final sample'''.split())
-_spellings = dict(patato='potato', tamto='tomato', bittergroud='bitter gourd', aple='apple', bannana='banana')
-_known_fruits = set('''apple apricot avocado banana blackberry blueberry cherry coconut date fig grape grapefruit guava jackfruit jujube kiwi lemon lime lychee
-    mandarin mango melon orange papaya peach pear persimmon pineapple plum pomegranate raspberry strawberry watermelon tomato potato cucumber carrot
-    capsicum okra onion pepper eggplant'''.split()) | {'bitter gourd', 'bell pepper', 'dragon fruit', 'custard apple'}
+_denials = set('''not non no never without nor neither isn isnt aren arent un hardly barely almost nearly semi
+    maybe'''.split())
+_empty_words = set('''
+    train training valid validation val dev test testing holdout data dataset set image img photo picture
+    pic original augmented resized cropped cleaned processed raw split fruit vegetable veg veggie freshness
+    quality class category type kind label labelled labeled annotated and vs or the of an in on at by for
+    from with to my our your all other misc various mixed unsorted sorted unknown untitled very new old
+    final sample example folder file dir batch part version ver release archive download desktop document
+    home user users tmp temp project export import input output content drive mnt media kaggle working
+    public private backup copy collection database phone mobile smartphone iphone android camera cam
+    dcim whatsapp screenshot day week month year jpg jpeg png'''.split())
+_qualities = set('''
+    red green yellow blue brown white black purple pink golden dark light sweet sour small big large medium
+    mini baby giant ripe unripe overripe whole cut sliced peeled dried organic'''.split()) # no fruit alone
 
 # %% ../nbs/00_data.ipynb #600df67e
+_fruit_list = '''
+    acerola, acai, ackee, almond, apple, apricot, artichoke, arugula, asparagus, atemoya, aubergine,
+    avocado, bamboo shoot, banana, basil, bean, beet, beetroot, bell pepper, bergamot, bilberry, bitter
+    gourd, bitter melon, blackberry, blackcurrant, blueberry, bok choy, bottle gourd, boysenberry,
+    breadfruit, brinjal, broad bean, broccoli, broccolini, brown cap mushroom, brussels sprout, butternut
+    squash, button mushroom, cabbage, calamansi, cantaloupe, cape gooseberry, capsicum, carambola, carrot,
+    cashew, cassava, cauliflower, celeriac, celery, chard, chayote, cherimoya, cherry, cherry tomato,
+    chestnut, chili, chili pepper, chickpea, chicory, chikoo, chilli, chilli pepper, chinese cabbage, chive,
+    citron, clementine, cloudberry, coconut, collard green, coriander, corn, courgette, crab apple,
+    cranberry, cress, cucumber, currant, custard apple, daikon, damson, date, dill, dragon fruit, drumstick,
+    durian, edamame, eggplant, elderberry, endive, feijoa, fennel, fig, garlic, gherkin, ginger, gooseberry,
+    gourd, grape, grapefruit, green bean, greengage, guava, hazelnut, honeydew, honeydew melon, horseradish,
+    huckleberry, jackfruit, jalapeno, jalapeño, jambul, jamun, jujube, kaki, kale, kiwano, kiwi, kohlrabi,
+    kumquat, lady finger, langsat, leek, lemon, lemongrass, lentil, lettuce, lime, lingonberry, longan,
+    loquat, lotus root, lychee, litchi, maize, mandarin, mango, mangosteen, marrow, medlar, melon, mint,
+    mirabelle, mulberry, mushroom, nashi, nectarine, okra, olive, onion, orange, oyster mushroom, pak choi,
+    papaya, parsley, parsnip, passion fruit, pea, peach, peanut, pear, pecan, pepino, pepper, persimmon,
+    physalis, pineapple, pistachio, pitahaya, pitaya, plantain, plum, pomegranate, pomelo, pomelit, potato,
+    prickly pear, pumpkin, quince, radicchio, radish, rambutan, raspberry, redcurrant, rhubarb, ridge gourd,
+    rose apple, rutabaga, salak, sapodilla, sapota, satsuma, savoy cabbage, scallion, shallot, snake gourd,
+    snow pea, soursop, soybean, spinach, spring onion, sprout, squash, star apple, star fruit, strawberry,
+    sugar apple, sugar snap pea, swede, sweet corn, sweet lime, sweet potato, sweet pepper, swiss chard,
+    tamarillo, tamarind, tangelo, tangerine, taro, tomatillo, tomato, turmeric, turnip, ugli, walnut, water
+    apple, watercress, watermelon, wax apple, yam, yuzu, zucchini'''
+_spellings = dict(patato='potato', tamto='tomato', bittergroud='bitter gourd', aple='apple', bannana='banana',
+    kiwifruit='kiwi', chilly='chilli', chily='chili', chilis='chili')
+
+# %% ../nbs/00_data.ipynb #3526747e
 def _singular(
     word: str, # in small letters
 ) -> str:
     "`word` without its English plural ending"
-    for ending, instead in (('ies', 'y'), ('oes', 'o'), ('ches', 'ch'), ('shes', 'sh')):
+    endings = dict(ies='y', oes='o', ches='ch', shes='sh', sses='ss', xes='x')
+    for ending, instead in endings.items():
         if word.endswith(ending): return word[:-len(ending)] + instead
-    return word[:-1] if word.endswith('s') and not word.endswith(('ss', 'us', 'is')) else word
+    plural = len(word) > 3 and word.endswith('s') and not word.endswith(('ss', 'us', 'is'))
+    return word[:-1] if plural else word
 
+def _plain_words(
+    text: str, # e.g. a name of a folder
+) -> list[str]: # in small letters, singular; a single Latin letter is none
+    "What `text` says, without digits and signs"
+    words = re.findall(r'[^\W\d_]+', unicodedata.normalize('NFC', text).lower())
+    words = [word for word in words if len(word) > 1 or not word.isascii()]
+    return [word if _singular(word) in _freshness_words else _singular(word) for word in words] # not 'goods'
+
+def _known(
+    names: Sequence[str], # of fruits
+) -> dict[str, str]: # by what they are recognised by: small letters, singular, without spaces
+    "A table of fruits, in which a name is found however it is written"
+    return {key: name for name in names if (key := ''.join(_plain_words(name)))}
+
+_known_fruits = _known(' '.join(_fruit_list.split()).title().split(', '))
+_known_fruits |= {wrong: right.title() for wrong, right in _spellings.items()}
+
+# %% ../nbs/00_data.ipynb #14b14a64
 def _part_words(
     word: str, # in small letters
+    known: dict[str, str]=_known_fruits, # fruits
+    loose: bool=False, # from any word of three letters, too
 ) -> list[str]: # one word, or freshness and the rest
     "Part a freshness word from the fruit that it is fused with"
     if word in _freshness_words or word in _empty_words: return [word]
     for state in sorted(_freshness_words, key=len, reverse=True):
         for rest in (word.removeprefix(state), word.removesuffix(state)):
-            fruit = _spellings.get(_singular(rest), _singular(rest))
-            if rest != word and (fruit in _known_fruits or len(state) >= 5 and len(rest) >= 3): return [state, rest]
+            rest = _singular(rest)
+            counts = rest in known or loose and len(state) >= 5 and len(rest) >= 3
+            if rest != word and counts: return [state, rest]
     return [word]
 
-# %% ../nbs/00_data.ipynb #3526747e
+def _words(
+    name: str, # one part of a path
+    known: dict[str, str]=_known_fruits, # fruits
+    loose: bool=False, # part from any word
+) -> list[str]: # in small letters, singular
+    "The words of a folder's name"
+    words = _plain_words(re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))
+    return [part for word in words for part in _part_words(word, known, loose)]
+
+# %% ../nbs/00_data.ipynb #bda0b16e
+def _longest_known(
+    words: Sequence[str], # singular
+    known: dict[str, str], # fruits
+) -> slice: # empty if there is none
+    "Where the longest name of a fruit stands"
+    for length in range(len(words), 0, -1):
+        for start in range(len(words) - length + 1):
+            if ''.join(words[start:start + length]) in known: return slice(start, start + length)
+    return slice(0, 0)
+
+def _fruit_in(
+    words: Sequence[str], # singular, without those of freshness
+    known: dict[str, str]=_known_fruits, # fruits
+) -> str | None: # as it is written in `known`, or in capitals, with what is said of it beside
+    "The fruit that words speak of, if they speak of anything"
+    place = _longest_known(words, known)
+    name = known.get(''.join(words[place]))
+    before = [word for word in words[:place.start] if word not in _empty_words]
+    after = [word for word in words[place.stop:] if word not in _empty_words]
+    if not name and set(after) <= _qualities: return None
+    return ' '.join([*map(str.title, before), *([name] if name else []), *map(str.title, after)])
+
+def _is_known(
+    fruit: str, # as `_fruit_in` found it
+    known: dict[str, str]=_known_fruits, # fruits
+) -> bool: # also for one of which something is said, as in 'Red Apple'
+    "Whether a fruit is on the list"
+    words = _plain_words(fruit)
+    return ''.join(words) in known or ''.join(word for word in words if word not in _qualities) in known
+
+# %% ../nbs/00_data.ipynb #988b5823
+def _takes_back(
+    name: str, # one part of a path
+    known: dict[str, str]=_known_fruits, # fruits
+) -> bool: # for 'not fresh', 'almost rotten', 'rot-free'
+    "Whether a folder's name says of a freshness that it is none, or doubts it"
+    words = _words(name, known, loose=True)
+    last = max((number for number, word in enumerate(words) if word in _freshness_words), default=None)
+    if last is None: return False
+    return not _denials.isdisjoint(words[:last]) or not {'not', 'maybe', 'free'}.isdisjoint(words[last:])
+
 def read_folder_name(
     name: str, # one part of a path
+    known: dict[str, str] | None=None, # fruits by their plain names; those of the list by default
+    loose: bool=False, # part freshness from any word that it is fused with
 ) -> tuple[str | None, str | None]: # fruit and freshness, each None where the name does not tell
     "Which fruit and which freshness a folder's name speaks of; one that speaks of both fresh and rotten is a title and tells nothing"
-    words = re.findall(r'[^\W\d_]+', re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))
-    words = [part for word in words for part in _part_words(word.lower())]
+    known = known or _known_fruits
+    words = _words(name, known, loose)
     states = {_freshness_words[word] for word in words if word in _freshness_words}
-    if len(states) > 1: return None, None
-    rest = [word for word in words if word not in _freshness_words and word not in _empty_words]
-    if rest: rest[-1] = _singular(rest[-1])
-    fruit = ' '.join(_spellings.get(word, word) for word in rest).title()
-    return fruit or None, next(iter(states), None)
+    if len(states) > 1 or _takes_back(name, known): return None, None
+    fruit = _fruit_in([word for word in words if word not in _freshness_words], known)
+    return fruit, next(iter(states), None)
 
-# %% ../nbs/00_data.ipynb #73a530f0
+# %% ../nbs/00_data.ipynb #d029f56b
 def read_path(
     folders: Sequence[str], # names from the outermost to the innermost
-) -> tuple[str | None, str | None]: # fruit and freshness, None where the path does not tell
+    known: dict[str, str] | None=None, # fruits by their plain names; those of the list by default
+    loose: bool=False, # part freshness from any word that it is fused with
+) -> tuple[str | None, str | None]: # fruit, known or not, and freshness; None where the path does not tell
     "Fruit and freshness of a photo in these nested folders"
-    read = [read_folder_name(name) for name in folders]
-    at = next((i for i in reversed(range(len(read))) if read[i][1]), None)
-    if at is None: return None, None
-    named = [fruit for fruit, _ in [read[at], *reversed(read[:at]), *read[at+1:]] if fruit]
-    known = [fruit for fruit in named if fruit.lower() in _known_fruits]
-    return (read[at][0] or next(iter(known + named), None)), read[at][1]
+    known = known or _known_fruits
+    read = [read_folder_name(name, known, loose) for name in folders]
+    at = next((i for i in reversed(range(len(read))) if read[i][1] or _takes_back(folders[i], known)), None)
+    if at is None or not read[at][1]: return None, None
+    own, freshness = read[at]
+    around = [fruit for fruit, _ in reversed(read[:at]) if fruit]
+    below = [fruit for fruit, _ in read[at+1:] if fruit]
+    guesses = [own] if own else [] if around and below else [*around, *below]
+    fruits = [fruit for fruit in [own, *around, *below] if fruit and _is_known(fruit, known)]
+    return next(iter([*fruits, *guesses]), None), freshness
 
 # %% ../nbs/00_data.ipynb #28b34613
 @dataclass(frozen=True)
@@ -1136,10 +1344,15 @@ class PhotoFolder:
 # %% ../nbs/00_data.ipynb #b1c60761
 def _walk(
     root: Path, # where to begin
+    unlisted: list[tuple[Path, str]] | None=None, # gets unlisted folders and the reasons; None: a warning
 ) -> list[Path]: # every file, hidden ones aside, in the order of their paths
     "All files below `root`, each real folder visited once"
     files, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    def missed(error):
+        reason = f"a folder that can't be listed ({error.strerror or error})"
+        if unlisted is None: warnings.warn(f"{error.filename}: {reason}; what is in it is left out")
+        else: unlisted.append((Path(error.filename), reason))
+    for folder, below, names in os.walk(root, onerror=missed, followlinks=True):
         real = os.path.realpath(folder)
         below[:] = sorted(name for name in below if not name.startswith(('.', '__MACOSX'))) if real not in seen else []
         if real not in seen: files += [Path(folder, name) for name in sorted(names) if not name.startswith('.')]
@@ -1148,35 +1361,73 @@ def _walk(
 
 def _outer_names(
     root: Path, # the folder that is walked
+    known: dict[str, str]=_known_fruits, # fruits
 ) -> list[str]: # those of its own last two names that speak of a fruit or a freshness alone
     "What the path to `root` itself says"
     return [name for name in root.resolve().parts[-2:]
-            if (fruit := read_folder_name(name)) != (None, None) and (fruit[0] is None or fruit[0].lower() in _known_fruits)
+            if (fruit := read_folder_name(name, known)) != (None, None)
+            and (fruit[0] is None or _is_known(fruit[0], known))
             and len(re.findall(r'[^\W\d_]+', name)) <= 2]
 
-# %% ../nbs/00_data.ipynb #5fa77f26
+# %% ../nbs/00_data.ipynb #5cebbb7c
+def _with_proven(
+    folders: Sequence[Sequence[str]], # names from the outermost to the innermost, of each folder with files
+    known: dict[str, str], # fruits
+) -> dict[str, str]: # and those that stand with both freshnesses, too
+    "Learn a data set's own fruits"
+    states = defaultdict(set)
+    for names in folders:
+        fruit, freshness = read_path(names, known, loose=True)
+        states[fruit].add(freshness)
+    both = [fruit for fruit, found in states.items() if fruit and found >= set(FRESHNESS)]
+    return known | _known([fruit for fruit in both if not _is_known(fruit, known)])
+
+def _place(
+    folders: Sequence[str], # names from the outermost to the innermost
+    known: dict[str, str], # fruits
+) -> tuple[str | None, str | None, str | None]: # fruit, freshness, and why it is no label
+    "The label of the photos in these nested folders, or the reason against one"
+    fruit, freshness = read_path(folders, known)
+    denials = [name for name in folders if _takes_back(name, known)]
+    if not freshness and denials: reason = f"'{denials[-1]}' says what the fruit is not"
+    elif not freshness: reason = "no folder name says fresh or rotten"
+    elif not fruit: reason = "no folder name says which fruit"
+    elif not _is_known(fruit, known): reason = f"'{fruit}' is no known fruit, nor both fresh and rotten here"
+    else: reason = None
+    return fruit, freshness, reason
+
+# %% ../nbs/00_data.ipynb #a7f0b3a9
 def find_photos(
     root: Path | str, # a folder of photos in folders named by fruit and freshness, at any depth
+    fruits: Sequence[str]=(), # names of fruits that count, too, even where all are fresh or all are rotten
 ) -> PhotoFolder: # photos with their labels, and what could not be placed
     "Find and label the photos below `root` by the names of their folders; `DataError` if there are none"
     root = Path(root)
-    if not root.is_dir(): raise DataError(f"{root}: no such folder; give one with photos in folders such as Apple/Fresh, or 'sample' for a drawn one")
-    photos, unplaced, outer = [], [], _outer_names(root)
-    for path in _walk(root):
-        if path.suffix.lower() not in PHOTO_ENDINGS: unplaced.append((path, f"not a photo ({path.suffix or 'no ending'})")); continue
-        fruit, freshness = read_path([*outer, *path.relative_to(root).parts[:-1]])
-        if fruit and freshness: photos.append(Photo(path, fruit, freshness))
-        else: unplaced.append((path, f"no folder name says {'which fruit' if freshness else 'fresh or rotten'}"))
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder; give one with photos in folders such as Apple/Fresh")
+    photos, unplaced, known = [], [], _known_fruits | _known(fruits)
+    files, outer = _walk(root, unplaced), _outer_names(root, known)
+    below = {path.parent for path in files}
+    folders = {folder: [*outer, *folder.relative_to(root).parts] for folder in below}
+    places = {folder: _place(names, known) for folder, names in folders.items()}
+    proven = _with_proven(folders.values(), known)
+    places |= {folder: _place(folders[folder], proven) for folder, (*_, reason) in places.items() if reason}
+    for path in files:
+        fruit, freshness, reason = places[path.parent]
+        if path.suffix.lower() not in PHOTO_ENDINGS: reason = f"not a photo ({path.suffix or 'no ending'})"
+        if reason: unplaced.append((path, reason))
+        else: photos.append(Photo(path, fruit, freshness))
     found = PhotoFolder(root, photos, unplaced)
     if not photos: raise DataError(_nothing_found(found))
     return found
 
-# %% ../nbs/00_data.ipynb #5cebbb7c
+# %% ../nbs/00_data.ipynb #ff83a2be
 def _nothing_found(
     found: PhotoFolder, # with no photos
 ) -> str: # what was looked for, what is there, what to do
     "The message for a folder without a labelled photo"
-    there = '; '.join(f"{count} files: {reason}" for reason, count in Counter(reason for _, reason in found.unplaced).items()) or 'it is empty'
+    reasons = Counter(reason for _, reason in found.unplaced)
+    there = '; '.join(f"{count} x {reason}" for reason, count in reasons.items()) or 'it is empty'
     first = f" (the first is {found.unplaced[0][0].relative_to(found.root)})" if found.unplaced else ''
     return (f"{found.root}: no labelled photo found. Looked for {' '.join(PHOTO_ENDINGS)} in folders named like Apple/Fresh, freshapples or "
             f"Apple__Rotten; found {there}{first}. Name the folders by fruit and by fresh or rotten.")
@@ -1243,35 +1494,72 @@ def download_photos(
     except Exception as error: raise DataError(_kaggle_trouble(error, handle)) from error
 
 # %% ../nbs/00_data.ipynb #21c78086
+def _claim_disk(
+    file, # open for writing, empty
+    size: int, # bytes
+) -> None:
+    "Give a file all its blocks on the disk now; `OSError` if there is no room for them"
+    if hasattr(os, 'posix_fallocate'): return os.posix_fallocate(file.fileno(), 0, size)
+    for start in range(0, size, 1 << 24): file.write(bytes(min(1 << 24, size - start)))
+
+def _nameless_file(
+    folder: Path | str | None, # where it lies; None: in the system's temporary folder
+    size: int, # bytes
+):  # open for reading and writing, without a buffer
+    "A file that goes with the last process that has it open; `DataError` if the disk has no room for it"
+    folder, file = folder or tempfile.gettempdir(), None
+    try:
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)
+        _claim_disk(file, size)
+        return file
+    except OSError as error:
+        if file: file.close()
+        raise DataError(f"{folder}: no room for {size / 1e6:,.0f} MB of photos ({error.strerror or error}); "
+                        "free some, or set TMPDIR to a folder on another disk") from error
+
+# %% ../nbs/00_data.ipynb #0e3bdc2d
 class PhotoStore:
-    "Decoded photos by path, `(size, size, 3) uint8` each, in a memory-mapped file that goes when the process ends"
+    "Decoded photos by path, `(size, size, 3) uint8` each, in a memory-mapped file that goes with the process"
     def __init__(self,
+        paths: Sequence[Path], # the photos that may be added
         size: int, # pixels a side
-        capacity: int, # how many photos at most
         folder: Path | str | None=None, # where its file lies; the system's temporary folder by default
     ):
-        self.size, self.rows = size, {}
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file: self.pixels = np.memmap(file, np.uint8, 'w+', shape=(max(capacity, 1), size, size, 3))
-        except OSError as error: raise DataError(f"no room for {capacity} photos of {size} pixels ({error}); free some disk or set TMPDIR") from error
+        self.size, self.rows = size, {} # row by path, of the photos that were added
+        self._planned = {path: row for row, path in enumerate(dict.fromkeys(paths))}
+        self.file = _nameless_file(folder, max(len(self._planned), 1) * size * size * 3)
+        self._map()
 
-    def add(self,
-        path: Path, # which photo
-        image: Image.Image, # RGB, any size
-    ) -> None:
-        "Keep `image`, resized to a square as the network sees it"
-        row = self.rows.setdefault(path, len(self.rows))
-        self.pixels[row] = np.asarray(shrink(image, self.size))
-
+    def _map(self): self.pixels = np.memmap(self.file, np.uint8, 'r+').reshape(-1, self.size, self.size, 3)
     def __getitem__(self, path): return self.pixels[self.rows[path]]
     def __contains__(self, path): return path in self.rows
+
+    def __getstate__(self): # the open file goes to the other process, not the pixels
+        from multiprocessing.reduction import DupFd
+        return {**vars(self), 'file': DupFd(self.file.fileno()), 'pixels': None}
+
+    def __setstate__(self, state):
+        vars(self).update(state, file=open(state['file'].detach(), 'r+b', buffering=0))
+        self._map()
+
+# %% ../nbs/00_data.ipynb #a1f3af13
+@patch
+def add(
+    self: PhotoStore,
+    path: Path, # one of those that the store was made for
+    image: Image.Image, # RGB, any size
+) -> None:
+    "Keep `image`, resized to a square as the network sees it; several threads may add at the same time"
+    row = self._planned[path]
+    self.pixels[row] = np.asarray(shrink(image, self.size))
+    self.rows[path] = row
 
 # %% ../nbs/00_data.ipynb #bfb413e5
 def content_hash(
     path: Path | str, # a file
 ) -> str: # SHA-256, 64 hexadecimal digits
-    "The hash of a file's bytes"
-    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+    "The hash of a file's bytes; `PhotoError` if it can't be read"
+    with _opened(path, str(path)) as file: return hashlib.file_digest(file, 'sha256').hexdigest()
 
 # %% ../nbs/00_data.ipynb #ecd57ebf
 def map_photos(
@@ -1303,7 +1591,7 @@ def check_photos(
     progress: bool=True, # show a bar
 ) -> Checked: # the good ones, the others with a reason, and the store
     "Decode every photo once; one that can't be shown is set aside with its reason and never stops the others"
-    store = PhotoStore(size, len(photos)) if size else None
+    store = PhotoStore([photo.path for photo in photos], size) if size else None
     def check(photo):
         try: image = load_photo(photo.path, size)
         except PhotoError as error: return str(error)
@@ -1324,7 +1612,8 @@ def write_whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with open(part, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as file:
+        as_text = {} if 'b' in mode else dict(encoding='utf-8', errors='surrogateescape', newline='')
+        with open(part, mode, **as_text) as file:
             yield file
             file.flush(); os.fsync(file.fileno())
         os.replace(part, path)

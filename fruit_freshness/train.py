@@ -1123,7 +1123,7 @@ def fruit_evaluate(
 ) -> dict: # n, and the metrics under fruit and freshness
     "Score a network on a labelled folder; one JSON object on stdout"
     net = load_model(model or shipped_model(), processes().device)
-    found = find_photos(folder)
+    found = find_photos(folder, net.config.fruits)
     checked = check_photos(found.photos, net.config.normalisation.size)
     say(found); say(checked)
     grouping = group_photos(checked.photos)

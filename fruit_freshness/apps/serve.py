@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .. import __version__
 from .webcam import Steady
-from ..data import FORMATS, FruitError, PhotoError, command, load_photo, need_extra, shrink, thumbnail
+from ..data import FruitError, PhotoError, command, load_photo, need_extra, shrink, thumbnail
 from ..infer import Explanation, Prediction, Predictor, fetch_photo, overlay_heat, show_url
 
 # %% ../../nbs/apps/serve.ipynb #7f6d8a47
@@ -107,12 +107,7 @@ def open_photo(
     "Decode a photo that is not too large; `PhotoError` says why not"
     stream = io.BytesIO(content)
     stream.name = name
-    try:
-        with Image.open(stream, formats=FORMATS) as image: width, height = image.size
-    except Exception: width = height = 0 # `load_photo` finds the words
-    if width * height > pixels: raise PhotoError(f"{name}: {width} x {height} pixels are more than {pixels:,}; save it smaller")
-    stream.seek(0)
-    return load_photo(stream, 640) # as large as a person is shown it
+    return load_photo(stream, 640, pixels) # as large as a person is shown it
 
 # %% ../../nbs/apps/serve.ipynb #2022ec2c
 class Service:
