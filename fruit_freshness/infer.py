@@ -15,12 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 # %% auto #0
-__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'split_url', 'show_url',
-           'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
-           'why_not', 'expand_sources', 'read_source', 'Graph', 'open_graph', 'Predictor', 'show_predictions',
-           'log_odds', 'feature_maps', 'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat',
-           'write_explanations', 'fruit_predict', 'confidence_bar', 'card_words', 'card_html', 'take_uploads',
-           'camera_button', 'camera_trouble', 'FruitWidget', 'FoundPhoto', 'find_commons', 'answers_csv']
+__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'plain_port', 'split_url',
+           'show_url', 'is_public', 'resolve', 'checked_adapter', 'explain_status', 'causes', 'is_timeout',
+           'explain_trouble', 'fetch_photo', 'Prediction', 'why_not', 'expand_sources', 'read_source', 'Graph',
+           'open_graph', 'Predictor', 'show_predictions', 'log_odds', 'feature_maps', 'grad_cam', 'heat_maps',
+           'overlay_heat', 'Explanation', 'show_heat', 'write_explanations', 'fruit_predict', 'confidence_bar',
+           'card_words', 'card_html', 'take_uploads', 'camera_button', 'camera_trouble', 'FruitWidget', 'FoundPhoto',
+           'find_commons', 'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
@@ -30,10 +31,10 @@ from .data import (DataError, FRESHNESS_COLOURS, FruitError, Normalisation, PHOT
                                   progress_bar, show_photos, shrink, thumbnail, write_whole, _name, _walk)
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
-import errno, ipaddress, queue, re, socket, threading, time
+import errno, ipaddress, queue, re, socket, string, threading, time
 from collections.abc import Callable
 from contextlib import closing
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from fastcore.basics import patch
 from PIL import Image
@@ -63,6 +64,15 @@ def plain_host(
     return host
 
 # %% ../nbs/04_infer.ipynb #ed6f108b
+def plain_port(
+    parts, # of `urlsplit`
+) -> int | None: # 1 to 65535; None: the scheme's own
+    "The port of an address; `ValueError` without what stands there, which may be half a password."
+    try: port = parts.port
+    except ValueError: port = 0
+    if port == 0: raise ValueError("the port is not a number from 1 to 65535")
+    return port
+
 def split_url(
     url:str, # as a person typed it or a redirect sent it
 ) -> tuple[str, str, int, str]: # scheme, host, port, the same address put together anew
@@ -71,11 +81,10 @@ def split_url(
     if re.search(r'[\x00-\x1f\x7f\\]', url): raise FetchError(f"{shown} has hidden characters or backslashes in it. Copy the address anew.")
     try:
         parts = urlsplit(url)
-        scheme, host, port = parts.scheme.lower(), parts.hostname or '', parts.port
+        scheme, host, port = parts.scheme.lower(), parts.hostname or '', plain_port(parts)
         if scheme not in ('http', 'https'): raise FetchError(f"{shown} is not an internet address. Give one that begins with https:// or http://.")
         if '@' in parts.netloc: raise FetchError(f"{shown} carries a user name or password. Give the address without the part before the @.")
-        host, port = plain_host(host), {None: 443 if scheme == 'https' else 80}.get(port, port)
-        if port == 0: raise ValueError("port 0")
+        host, port = plain_host(host), port or (443 if scheme == 'https' else 80)
     except FruitError: raise
     except ValueError as error:
         raise FetchError(f"{shown} is not a proper address ({error}). Copy it anew from the browser's address bar.") from error
@@ -86,8 +95,10 @@ def split_url(
 def show_url(
     url:str, # any text
 ) -> str: # one line, at most 200 characters, without a password
-    "An address as messages show it."
-    url = re.sub(r'//[^/?#]*@', '//...@', ' '.join(str(url).split()))
+    "An address as messages, answers and tables show it."
+    url = ' '.join(str(url).split())
+    url = re.sub(r'(^|[/\\]{2})[^/\\?#]*@', r'\1...@', url)
+    url = re.sub(r'(//)[^/?#[]*:(?!\d*([/?#]|$)).*@', r'\1...@', url) # a password with a slash in it
     url = ''.join(c if c.isprintable() else '?' for c in url)
     return url if len(url) <= 200 else url[:197] + '...'
 
@@ -139,7 +150,8 @@ class _Errand:
         total:float,        # longest duration of it all, in seconds
     ):
         self.url, self.place, self.allow_private, self.timeout = url, url, allow_private, timeout
-        self.total, self.ends, self.lines = total, time.monotonic() + total, []
+        self.total, self.ends = total, time.monotonic() + total
+        self.lines, self.over, self.lock = [], False, threading.Lock()
         self.alarm = threading.Timer(total, self.cut)
         self.alarm.daemon = True
         self.alarm.start()
@@ -149,18 +161,21 @@ class _Errand:
         "How long the errand may still take."
         return self.ends - time.monotonic()
 
-    def fail(self, *words:str) -> FetchError: # to be raised
-        "The error for this errand, naming the address, and the one it was redirected to."
+    def fail(self, words:str, python:str='') -> FetchError: # to be raised
+        "The error, naming the address and the one it was redirected to; tracebacks alone show `python`."
         via = '' if self.place == self.url else f" (redirected to {show_url(self.place)})"
-        return FetchError(' '.join([show_url(self.url) + via, *words]))
+        error = FetchError(f'{show_url(self.url)}{via} {words}')
+        if python: error.add_note(f"In Python: {python}")
+        return error
 
 # %% ../nbs/04_infer.ipynb #d7312db1
 @patch
 def cut(self:_Errand):
-    "End all connections at once, whatever they are waiting for."
+    "End all connections at once, whatever they are waiting for, and let no other be opened."
+    with self.lock: self.over = True
     for line in self.lines:
         try: line.shutdown(socket.SHUT_RDWR)
-        except OSError: pass # already ended
+        except OSError: pass # already ended, or not yet connected: `dial` looks at the time again when it is
 
 @patch
 def close(self:_Errand):
@@ -176,27 +191,51 @@ def connect(self:_Errand,
     port:int, # 1 to 65535
 ) -> socket.socket: # connected to an address that passed
     "Resolve once, check every address, connect to one of them."
-    try: found = resolve(host, port, min(self.timeout, max(self.left, 0.01)))
-    except TimeoutError as error: raise self.fail(f"did not answer: {error}. Try again later.") from error
+    try: found = resolve(host, port, min(self.timeout, max(self.left, 0)))
+    except TimeoutError as error:
+        if late := self.late(): raise late from error
+        raise self.fail(f"did not answer: {error}. Try again later.") from error
     except OSError as error: raise self.fail(f"has a host that is not known ({host}). Check the spelling and your connection.") from error
     inside = sorted({address[0] for *_, address in found if not is_public(address[0])})
     if inside and not self.allow_private:
-        raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. Give the address of a public web site; "
-                        "for a server of your own, use `allow_private=True`.")
+        raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. "
+                        "Give the address of a public web site, or the photo as a file.",
+                        "`allow_private=True` fetches from servers of your own, too.")
+    return self.dial(found)
+
+# %% ../nbs/04_infer.ipynb #f1d340f0
+@patch
+def dial(self:_Errand,
+    found:list[tuple], # of `resolve`, all checked
+) -> socket.socket: # connected
+    "Connect to the first address that answers while there is time."
+    problem = OSError("no address")
     for tries_left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
+        if late := self.late(): raise late
         line = socket.socket(family, kind, protocol)
         self.lines.append(line.dup()) # stays ours when TLS takes the socket over
-        line.settimeout(min(self.timeout, max(self.left, 0.01) / tries_left))
+        line.settimeout(min(self.timeout, max(self.left, 0.001) / tries_left))
         try: line.connect(address)
         except OSError as error: line.close(); problem = error
-        else: line.settimeout(self.timeout); return line
+        else:
+            if late := self.late(): line.close(); raise late # the alarm may have rung too early to cut it
+            line.settimeout(self.timeout)
+            return line
     raise problem
 
-# %% ../nbs/04_infer.ipynb #c6c49628
-def checked_session(
+@patch
+def late(self:_Errand) -> FetchError | None: # to be raised; None while there is time
+    "The error once the time for the whole errand is up."
+    with self.lock: over = self.over
+    if not over and self.left > 0: return None
+    words = f"took longer than {self.total:g} seconds. Try again later."
+    return self.fail(words, "`total=` allows more time.")
+
+# %% ../nbs/04_infer.ipynb #97957861
+def checked_adapter(
     connect:Callable, # (host, port) -> connected socket
-): # -> `requests.Session`
-    "A session whose every connection is opened by `connect`."
+): # -> `requests.adapters.HTTPAdapter`
+    "An adapter whose every connection is opened by `connect`."
     import requests
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     def checked(pool):
@@ -207,11 +246,7 @@ def checked_session(
         def init_poolmanager(self, *args, **kwargs):
             super().init_poolmanager(*args, **kwargs)
             self.poolmanager.pool_classes_by_scheme = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
-    session = requests.Session()
-    session.trust_env = False
-    session.mount('http://', Adapter())
-    session.mount('https://', Adapter())
-    return session
+    return Adapter()
 
 # %% ../nbs/04_infer.ipynb #3aea7a62
 USER_AGENT = f'fruit_freshness/{__version__} (https://github.com/fruit-freshness/fruit_freshness) requests'
@@ -229,16 +264,39 @@ def explain_status(
     return f"{words.get(status, host_side)} (HTTP {status}). {remedy.get(status, then)}"
 
 # %% ../nbs/04_infer.ipynb #5b86b4bc
+def causes(
+    error:Exception|None,
+) -> list[BaseException]: # the error itself first
+    "An error and what led to it."
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return seen
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    "What talking to a host can raise; `ValueError` comes from odd bytes where text is expected"
+    import requests, urllib3
+    return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
+
+def is_timeout(
+    error:Exception, # of requests, urllib3 or the system
+) -> bool:
+    "Whether somebody kept silent for too long."
+    import requests, urllib3
+    timeouts = TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError
+    return any(isinstance(e, timeouts) for e in causes(error))
+
+# %% ../nbs/04_infer.ipynb #d7fa66a8
 def explain_trouble(
     error:Exception, # of requests, urllib3 or the system
     timeout:float,   # the longest silence that was allowed, in seconds
 ) -> str: # what happened, and what to do
     "A failed connection, in words."
     import requests, urllib3
-    chain, seen = error, []
-    while chain is not None and chain not in seen: seen.append(chain); chain = chain.__cause__ or chain.__context__
-    if any(isinstance(e, (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)) for e in seen):
-        return f"did not answer within {timeout:g} seconds. Try again later, or allow more time with `timeout=`."
+    seen = causes(error)
+    if is_timeout(error):
+        return f"did not answer within {timeout:g} seconds. Try again later."
     if any(isinstance(e, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)) for e in seen):
         return "has no valid certificate, so nobody can tell whose answer it is. Save the photo in your browser and give the file."
     if any(isinstance(e, ConnectionRefusedError) for e in seen): return "is at a host that takes no calls there. Check the address and the port."
@@ -247,34 +305,58 @@ def explain_trouble(
     return "broke off or answered with something that is not HTTP. Try again later."
 
 # %% ../nbs/04_infer.ipynb #9717769d
+_IN_BROWSER = "Open it in a browser and give the address where it ends."
+
 @patch
-def ask(self:_Errand,
-    session, # of `checked_session`
-): # -> `requests.Response` with status 200, its body not yet read
-    "Go where the address leads, over at most five redirects."
-    import requests, urllib3
-    headers = {'User-Agent': USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1', 'Accept-Encoding': 'identity', 'Connection': 'close'}
-    for _ in range(MAX_REDIRECTS + 1):
-        try: *_, address = split_url(self.place)
-        except FetchError as error:
-            if self.place == self.url: raise
-            raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
-        try: response = session.get(address, headers=headers, timeout=self.timeout, stream=True, allow_redirects=False)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise self.fail(self.late() or explain_trouble(error, self.timeout)) from error
-        target = session.get_redirect_target(response)
-        if not target:
-            if response.status_code == 200: return response
-            raise self.fail(explain_status(response.status_code))
-        session.close() # a connection is used for one request only
-        self.place = urljoin(self.place, target)
-    raise self.fail(f"was redirected more than {MAX_REDIRECTS} times. Open it in a browser and give the address where it ends.")
+def follow(self:_Errand,
+    location:str, # as the host sent it, a character a byte
+):
+    "Go on to the address that a redirect leads to."
+    sent = location.encode('latin-1')
+    try: target = sent.decode()
+    except UnicodeDecodeError: target = quote(sent, safe=string.punctuation)
+    try: self.place = urljoin(self.place, target)
+    except ValueError as error:
+        raise self.fail(f"leads to something that is not an address. {_IN_BROWSER}") from error
+
+@patch
+def checked(self:_Errand) -> str: # to be sent to
+    "The address of the place, taken apart and put together anew."
+    try: *_, address = split_url(self.place)
+    except FetchError as error:
+        if self.place == self.url: raise
+        raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
+    return address
 
 # %% ../nbs/04_infer.ipynb #24f46d50
 @patch
-def late(self:_Errand) -> str: # empty while there is time
-    "What to say when the time for the whole errand is up."
-    return '' if self.left > 0 else f"took longer than {self.total:g} seconds. Try again later, or allow more time with `total=`."
+def trouble(self:_Errand,
+    error:Exception, # of requests, urllib3 or the system
+) -> FetchError: # to be raised
+    "The error for a connection that failed."
+    python = "`timeout=` allows longer silences." if is_timeout(error) else ''
+    return self.late() or self.fail(explain_trouble(error, self.timeout), python)
+
+@patch
+def ask(self:_Errand,
+    adapter, # of `checked_adapter`
+): # -> `requests.Response` with status 200, its body not yet read
+    "Go where the address leads, over at most five redirects."
+    import requests
+    headers = {'User-Agent': USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1',
+               'Accept-Encoding': 'identity', 'Connection': 'close'}
+    for _ in range(MAX_REDIRECTS + 1):
+        address = self.checked()
+        try:
+            request = requests.Request('GET', address, headers).prepare()
+            response = adapter.send(request, stream=True, timeout=self.timeout)
+        except FruitError: raise
+        except _network_errors() as error: raise self.trouble(error) from error
+        if response.status_code == 200: return response
+        response.close() # a connection is used for one request only, and only a photo's body is read
+        if not response.is_redirect: raise self.fail(explain_status(response.status_code))
+        self.follow(response.headers['Location'])
+    raise self.fail(f"was redirected more than {MAX_REDIRECTS} times. {_IN_BROWSER}")
 
 # %% ../nbs/04_infer.ipynb #f7ce0552
 @patch
@@ -283,20 +365,21 @@ def read(self:_Errand,
     max_bytes:int, # more is refused
 ) -> bytes: # the whole body
     "Read the body within its limits of size and time."
-    import requests, urllib3
-    too_big = f"is bigger than {max_bytes / 1e6:g} MB. Give a smaller photo, or allow more with `max_bytes=`."
+    too_big = f"is bigger than {max_bytes / 1e6:g} MB. Give a smaller photo.", "`max_bytes=` allows more."
     announced = response.headers.get('Content-Length', '')
-    if announced.isdecimal() and int(announced) > max_bytes: raise self.fail(too_big)
+    if announced.isdecimal() and float(announced) > max_bytes: # thousands of digits are no `int`
+        raise self.fail(*too_big)
     if response.headers.get('Content-Encoding', 'identity').lower() != 'identity':
         raise self.fail("arrives compressed, against our wish. Save the photo in your browser and give the file.")
     body = bytearray()
     try:
-        for piece in response.raw.stream(65536, decode_content=False):
+        while piece := response.raw.read(65536, decode_content=False): # `stream` reads endless chunk headers
             body += piece
-            if len(body) > max_bytes: raise self.fail(too_big)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise self.fail(self.late() or explain_trouble(error, self.timeout)) from error
-    if self.late(): raise self.fail(self.late())
+            if len(body) > max_bytes: raise self.fail(*too_big)
+            if late := self.late(): raise late
+    except FruitError: raise
+    except _network_errors() as error: raise self.trouble(error) from error
+    if late := self.late(): raise late # cut off: what has come may be a part
     return bytes(body)
 
 # %% ../nbs/04_infer.ipynb #ea8fe82c
@@ -307,13 +390,13 @@ def fetch_photo(
     timeout:float=10.,         # longest wait for the host to answer or go on, in seconds
     total:float=30.,           # longest duration of the whole fetch, in seconds
     max_bytes:int=20_000_000,  # larger files are refused
+    side:int|None=None,        # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright, as `load_photo` gives it
     "Fetch the photo at an address; `FetchError` names what is wrong and what to do."
     with closing(_Errand(str(url).strip(), allow_private, timeout, total)) as errand:
-        with checked_session(errand.connect) as session:
-            response = errand.ask(session)
-            with response: body = errand.read(response, max_bytes)
-    try: return load_photo(body)
+        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
+            body = errand.read(response, max_bytes)
+    try: return load_photo(body, side)
     except PhotoError as error:
         if body.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<':
             raise errand.fail("is a web page or a drawing, not a photo. Right-click the photo there and choose \"Copy image address\".") from error
@@ -1039,6 +1122,22 @@ class FoundPhoto:
     title: str # of its page
     credit: str # author and licence
 
+def _found_photos(answer):
+    "The photos in an answer of Commons"
+    def plain(info, name, instead):
+        text = str(info.get('extmetadata', {}).get(name, {}).get('value', ''))
+        return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', text)).split())[:120] or instead
+    found = []
+    for page in answer.get('query', {}).get('pages', {}).values():
+        for info in page.get('imageinfo', [])[:1]:
+            if not info.get('thumburl'): continue
+            author = plain(info, 'Artist', 'author unknown')
+            licence = plain(info, 'LicenseShortName', 'licence unknown')
+            title, credit = page['title'].removeprefix('File:'), f'{author}, {licence}, Wikimedia Commons'
+            found.append(FoundPhoto(str(info['thumburl']), title, credit))
+    return found
+
+# %% ../nbs/04_infer.ipynb #195add37
 def find_commons(
     words: str, # what to look for, in English
     api: str=COMMONS, # where to ask
@@ -1046,13 +1145,13 @@ def find_commons(
 ) -> list[FoundPhoto]: # at most 30
     "Photos on Wikimedia Commons, with author and licence; `FetchError` where there is no connection"
     query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}', gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
-    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand, checked_session(errand.connect) as session:
-        with errand.ask(session) as response: body = errand.read(response, 5_000_000)
-    try: pages = json.loads(body).get('query', {}).get('pages', {}).values()
-    except (ValueError, AttributeError) as error: raise FetchError(f"{api} answered with something else than photos. Try again later.") from error
-    def plain(info, name): return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', str(info.get('extmetadata', {}).get(name, {}).get('value', '')))).split())[:120]
-    found = [(page['title'].removeprefix('File:'), info) for page in pages for info in page.get('imageinfo', [])[:1] if info.get('thumburl')]
-    return [FoundPhoto(info['thumburl'], title, f"{plain(info, 'Artist') or 'author unknown'}, {plain(info, 'LicenseShortName') or 'licence unknown'}, Wikimedia Commons") for title, info in found]
+    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand:
+        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
+            body = errand.read(response, 5_000_000)
+    try: return _found_photos(json.loads(body))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        words = f"{show_url(api)} answered with something else than photos. Try again later."
+        raise FetchError(words) from error
 
 # %% ../nbs/04_infer.ipynb #7c4141d2
 @patch
