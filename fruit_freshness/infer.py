@@ -935,7 +935,7 @@ def fruit_predict(
     return failed
 
 # %% ../nbs/04_infer.ipynb #7d639a2b
-import asyncio, base64, html, io, random
+import asyncio, base64, html, random
 from functools import partial
 
 # %% ../nbs/04_infer.ipynb #fe227e1d
@@ -1105,6 +1105,7 @@ class FruitWidget:
     ):
         import ipywidgets as widgets
         self.predictor, self.allow_private, self.commons, self.waiting = predictor, allow_private, COMMONS, None
+        self.side = predictor.config.normalisation.size # photos are decoded as the predictor decodes files
         self.examples_seen, self.photos_taken, self.answers, self.unexplained = 0, 0, [], {}
         auto = widgets.Layout(width='auto')
         self.camera = camera_button()
@@ -1205,14 +1206,16 @@ def look(self:FruitWidget,
 def explain_cards(self:FruitWidget) -> str: # why it could not be done; empty if it was
     "Add to each card that lacks it where its answers come from, the newest first."
     while self.unexplained:
-        card, (name, prediction, copy) = self.unexplained.popitem()
+        card, (name, prediction, small) = self.unexplained.popitem()
         self.say(f'Finding where the answers to {name} come from', busy=True)
-        try: explained = next(self.predictor.explain([base64.b64decode(copy.partition(',')[2])]))
-        except ModelError as error:
+        photo = load_photo(base64.b64decode(small.partition(',')[2]))
+        try: (fruit_heat,), (freshness_heat,) = self.predictor.heat([photo], [prediction])
+        except FruitError as error:
             self.unexplained.clear()
             return str(error)
-        said, photo = explained.prediction, explained.photo
-        card.value = card_html(name, prediction, photo, {said.fruit: overlay_heat(photo, explained.fruit_heat), said.freshness: overlay_heat(photo, explained.freshness_heat)})
+        heats = {prediction.fruit: overlay_heat(photo, fruit_heat),
+                 prediction.freshness: overlay_heat(photo, freshness_heat)}
+        card.value = card_html(name, prediction, photo, heats)
     return ''
 
 @patch
@@ -1229,7 +1232,7 @@ _EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('S
 @patch
 def look_at_uploads(self:FruitWidget):
     "Answer what has just been uploaded."
-    if files := take_uploads(self.uploader): self.look([(name, partial(load_photo, content)) for name, content in files])
+    if files := take_uploads(self.uploader): self.look([(name, partial(load_photo, content, self.side)) for name, content in files])
 
 @patch
 def look_at_camera(self:FruitWidget,
@@ -1239,7 +1242,7 @@ def look_at_camera(self:FruitWidget,
     "Answer the photo that has just been taken."
     if not photos: return self.say(camera_trouble(message.get('trouble')))
     self.photos_taken += 1
-    self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0])))])
+    self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0]), self.side))])
 
 # %% ../nbs/04_infer.ipynb #f123aecf
 @patch
@@ -1247,7 +1250,8 @@ def look_at_url(self:FruitWidget):
     "Answer the photo at the address in the box."
     self.waiting, url = None, self.url.value.strip()
     if not url: return self.say('Paste the address of a photo first.')
-    if self.look([(show_url(url), partial(fetch_photo, url, allow_private=self.allow_private))]): self.url.value = ''
+    fetch = partial(fetch_photo, url, allow_private=self.allow_private, side=self.side)
+    if self.look([(show_url(url), fetch)]): self.url.value = ''
 
 @patch
 def look_at_example(self:FruitWidget):
@@ -1325,7 +1329,8 @@ def look_at_found(self:FruitWidget):
         if not found: raise FetchError("Wikimedia Commons has no such photo. Try again.")
     except FetchError as error: return self.say(f'No photo from the internet: {error}')
     photo = random.choice(found)
-    self.look([(f'{photo.title} ({photo.credit})', partial(fetch_photo, photo.url, allow_private=self.allow_private))])
+    fetch = partial(fetch_photo, photo.url, allow_private=self.allow_private, side=self.side)
+    self.look([(f'{photo.title} ({photo.credit})', fetch)])
 
 # %% ../nbs/04_infer.ipynb #80678535
 def answers_csv(
@@ -1345,7 +1350,7 @@ def show_table(self:FruitWidget):
     "Show all answers as text, with a link to save them."
     text = answers_csv(self.answers)
     self.table.value, self.table.layout.display = text, 'flex'
-    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode()).decode()
+    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode(errors='replace')).decode()
     self.status.value = f'<div class="fruit-status" role="status">{len(self.answers)} answers: copy them below, or <a download="answers.csv" href="{link}">save answers.csv</a></div>'
 
 # %% ../nbs/04_infer.ipynb #b568a5bd
