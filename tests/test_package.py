@@ -1,5 +1,6 @@
 """What is built of the project works where the project is not."""
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -57,3 +58,28 @@ def test_predict_does_without_torch(tmp_path):
     done = run(sys.executable, '-c', code, cwd=tmp_path)
     answer, missing, loaded = done.stdout.splitlines()
     assert json.loads(answer)['error'] is None and 'no such file' in json.loads(missing)['error'] and loaded == '[]', done.stderr
+
+
+APT = '''#!/bin/sh
+echo "$*" >> {log}
+case "$*" in install*) ln -s {true} {bin}/make;; esac
+'''
+
+
+@pytest.mark.parametrize('has_all', [False, True])
+def test_continuous_integration(tmp_path, has_all):
+    "`.ci/run` on a machine that has the shell and Python's standard library alone installs the rest; on one that has all, nothing"
+    bin, log = tmp_path/'bin', tmp_path/'log'
+    bin.mkdir()
+    for name in ('bash', 'dirname', 'env', 'ln'): (bin/name).symlink_to(shutil.which(name))
+    def fake(name, script): (bin/name).write_text(script); (bin/name).chmod(0o755)
+    fake('id', '#!/bin/sh\necho 0\n') # root needs no sudo
+    fake('python3', '#!/bin/sh\ncase "$*" in *ensurepip*) exit %d;; esac\n' % (not has_all)) # as on Debian without python3-venv: `-m venv --help` succeeds
+    fake('apt-get', APT.format(log=log, bin=bin, true=shutil.which('true')))
+    if has_all:
+        for name in ('git', 'make', 'chromium'): fake(name, '#!/bin/sh\n')
+    done = subprocess.run([shutil.which('bash'), ROOT/'.ci'/'run'], env=dict(PATH=str(bin)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines() if log.exists() else []
+    if has_all: assert lines == []
+    else: assert lines[0].startswith('update') and {'git', 'make', 'chromium', 'python3-venv'} <= set(lines[1].split()) and len(lines) == 2
