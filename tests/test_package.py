@@ -36,11 +36,12 @@ def test_installed_elsewhere(built, tmp_path):
     site = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True, text=True).stdout.strip()
     with open(f'{site}/requirements.pth', 'w') as file: file.write(sysconfig.get_path('purelib') + '\n') # gigabytes that need not be installed twice
     subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', built[1]], check=True)
-    where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', cwd=tmp_path)
+    alone = dict(cwd=tmp_path, env=dict(PYTHONPATH='')) # not the checkout, where somebody's path leads to it
+    where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', **alone)
     assert where.stdout.startswith(str(environment)), where.stdout + where.stderr
     draw = "from fruit_freshness.data import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
-    assert run(python, '-c', draw, cwd=tmp_path).returncode == 0
-    done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', cwd=tmp_path)
+    assert run(python, '-c', draw, **alone).returncode == 0
+    done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', **alone)
     answer, missing = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 1 and answer['fruit'] and answer['error'] is None and 'no such file' in missing['error']
 
