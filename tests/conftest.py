@@ -1,4 +1,5 @@
 """What the tests share: the root of the repository and a way to run its commands."""
+import asyncio
 import configparser
 import io
 import os
@@ -23,6 +24,21 @@ def run(*command, cwd=ROOT, timeout=900, **options) -> subprocess.CompletedProce
     "Run a command of this environment and return what it printed"
     environment = {**os.environ, 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}", **options.pop('env', {})}
     return subprocess.run([str(part) for part in command], cwd=cwd, env=environment, text=True, capture_output=True, timeout=timeout, **options)
+
+
+def copy_project(folder: Path) -> Path:
+    "A copy of the project to export, clean and build in, committed so that git can tell what changed"
+    copy = folder/'fruit_freshness'
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(
+        '.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints'))
+    for command in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'as it is']):
+        subprocess.run(['git', *command], cwd=copy, check=True)
+    return copy
+
+
+def changes(copy) -> str:
+    "What git sees changed in a copy: nothing if all is in step"
+    return subprocess.run(['git', 'status', '--porcelain'], cwd=copy, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope='session')
@@ -104,3 +120,18 @@ def chromium(tmp_path_factory, turning_fruit):
             '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream', f'--use-file-for-fake-video-capture={film}'])
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def no_running_loop(request):
+    """A test without the browser sees no event loop, whichever test came before.
+
+    The loop of playwright's synchronous interface rests between its calls, but stays marked as running in this thread,
+    and `asyncio.run` refuses to start beside it. The mark is put back before playwright is called again."""
+    if 'chromium' in request.fixturenames:
+        yield
+        return
+    resting = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(resting)

@@ -1,27 +1,15 @@
 """Notebooks, package and README are in step, and every notebook runs."""
 import json
-import shutil
-import subprocess
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, changes, copy_project, run
 from readme import readme
 
 PAGES = sorted(path.relative_to(ROOT/'nbs').as_posix() for pattern in ('[0-9]*.ipynb', 'apps/*.ipynb') for path in (ROOT/'nbs').glob(pattern))
 
 
 @pytest.fixture(scope='module')
-def copy(tmp_path_factory):
-    "A copy of the project to export and clean in, committed so that git can tell what changed"
-    copy = tmp_path_factory.mktemp('copy')/'fruit_freshness'
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '__pycache__', '.ipynb_checkpoints'))
-    for command in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'as it is']):
-        subprocess.run(['git', *command], cwd=copy, check=True)
-    return copy
-
-
-def changes(copy) -> str:
-    return subprocess.run(['git', 'diff', '--stat'], cwd=copy, check=True, capture_output=True, text=True).stdout
+def copy(tmp_path_factory): return copy_project(tmp_path_factory.mktemp('copy'))
 
 
 def test_export_changes_nothing(copy):

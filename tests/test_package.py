@@ -1,5 +1,6 @@
 """What is built of the project works where the project is not."""
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,11 +36,12 @@ def test_installed_elsewhere(built, tmp_path):
     site = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True, text=True).stdout.strip()
     with open(f'{site}/requirements.pth', 'w') as file: file.write(sysconfig.get_path('purelib') + '\n') # gigabytes that need not be installed twice
     subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', built[1]], check=True)
-    where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', cwd=tmp_path)
+    alone = dict(cwd=tmp_path, env=dict(PYTHONPATH='')) # not the checkout, where somebody's path leads to it
+    where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', **alone)
     assert where.stdout.startswith(str(environment)), where.stdout + where.stderr
     draw = "from fruit_freshness.data import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
-    assert run(python, '-c', draw, cwd=tmp_path).returncode == 0
-    done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', cwd=tmp_path)
+    assert run(python, '-c', draw, **alone).returncode == 0
+    done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', **alone)
     answer, missing = map(json.loads, done.stdout.splitlines())
     assert done.returncode == 1 and answer['fruit'] and answer['error'] is None and 'no such file' in missing['error']
 
@@ -57,3 +59,28 @@ def test_predict_does_without_torch(tmp_path):
     done = run(sys.executable, '-c', code, cwd=tmp_path)
     answer, missing, loaded = done.stdout.splitlines()
     assert json.loads(answer)['error'] is None and 'no such file' in json.loads(missing)['error'] and loaded == '[]', done.stderr
+
+
+APT = '''#!/bin/sh
+echo "$*" >> {log}
+case "$*" in install*) ln -s {true} {bin}/make;; esac
+'''
+
+
+@pytest.mark.parametrize('has_all', [False, True])
+def test_continuous_integration(tmp_path, has_all):
+    "`.ci/run` on a machine that has the shell and Python's standard library alone installs the rest; on one that has all, nothing"
+    bin, log = tmp_path/'bin', tmp_path/'log'
+    bin.mkdir()
+    for name in ('bash', 'dirname', 'env', 'ln'): (bin/name).symlink_to(shutil.which(name))
+    def fake(name, script): (bin/name).write_text(script); (bin/name).chmod(0o755)
+    fake('id', '#!/bin/sh\necho 0\n') # root needs no sudo
+    fake('python3', '#!/bin/sh\ncase "$*" in *ensurepip*) exit %d;; esac\n' % (not has_all)) # as on Debian without python3-venv: `-m venv --help` succeeds
+    fake('apt-get', APT.format(log=log, bin=bin, true=shutil.which('true')))
+    if has_all:
+        for name in ('git', 'make', 'chromium'): fake(name, '#!/bin/sh\n')
+    done = subprocess.run([shutil.which('bash'), ROOT/'.ci'/'run'], env=dict(PATH=str(bin)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = log.read_text().splitlines() if log.exists() else []
+    if has_all: assert lines == []
+    else: assert lines[0].startswith('update') and {'git', 'make', 'chromium', 'python3-venv'} <= set(lines[1].split()) and len(lines) == 2

@@ -1,12 +1,11 @@
 """The site: its configuration holds, and what it links to is there."""
 import json
+import os
 import re
-import shutil
-import sys
 
 import pytest
 import yaml
-from conftest import ROOT, SETTINGS, run
+from conftest import BIN, ROOT, SETTINGS, changes, copy_project, run
 
 PAGES = sorted((ROOT/'nbs').rglob('*.ipynb'))
 
@@ -19,14 +18,24 @@ def test_configuration():
     assert SETTINGS['git_url'] == 'https://github.com/fruit-freshness/fruit_freshness'
 
 
-def test_pages_are_processed(tmp_path):
-    "What nbdev does to a page before Quarto renders it works for every page"
-    copy = tmp_path/'fruit_freshness'
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '_proc', '_docs'))
-    done = run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(force=True)', cwd=copy)
-    assert done.returncode == 0, done.stderr
+QUARTO = '''#!/bin/sh
+mkdir -p _docs
+case "$*" in *README.md*) echo "rendered anew" > _docs/README.md;; esac
+'''
+
+
+def test_site_changes_no_file(tmp_path):
+    "`nbdev_docs` processes every page for Quarto, and changes no tracked file, whichever of them git wrote first"
+    copy, tools = copy_project(tmp_path), tmp_path/'tools'
+    tools.mkdir()
+    (tools/'quarto').write_text(QUARTO) # stands in for the real one: writes what it is asked for, where nbdev looks for it
+    (tools/'quarto').chmod(0o755)
+    os.utime(copy/'README.md', (1e9, 1e9)) # older than nbs/index.ipynb
+    done = run('nbdev_docs', cwd=copy, env=dict(PATH=os.pathsep.join([str(tools), str(BIN), os.environ['PATH']])))
+    assert done.returncode == 0 and (copy/'_docs').is_dir(), done.stderr
     made = {path.relative_to(copy/'_proc').as_posix() for path in (copy/'_proc').rglob('*.ipynb')}
     assert {page.relative_to(ROOT/'nbs').as_posix() for page in PAGES} <= made
+    assert changes(copy) == ''
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -140,6 +140,13 @@ class LabPage:
         with self.page.expect_file_chooser() as chooser: self.page.get_by_role('button', name='Choose photos').click()
         chooser.value.set_files([str(file) for file in files])
 
+    def add(self, *files):
+        "Upload photos, and wait until each has a card."
+        cards = self.cards.count() + len(files)
+        self.upload(*files)
+        self.page.wait_for_function("n => document.querySelectorAll('.fruit-card').length === n", arg=cards)
+        self.rest()
+
     def save(self):
         "Save the notebook as it is now; its content."
         before = self.file.stat().st_mtime_ns
@@ -158,6 +165,12 @@ def page(chromium, lab):
     except Exception: page.shot('failed'); raise
     yield page
     page.context.close()
+
+@pytest.fixture
+def camera(page):
+    "The page's camera, to be changed for a test: afterwards it is the browser's own again"
+    yield page
+    page.page.evaluate("() => { delete navigator.mediaDevices.getUserMedia }")
 
 def check_answer(card):
     "A card has a headline and two bars with a number between 0 and 100."
@@ -205,11 +218,7 @@ def test_upload(page, photos):
 def test_same_photo_again(page, photos):
     "Uploads are cleared, so choosing the same file again is an upload again."
     folder, _ = photos
-    before = page.cards.count()
-    page.upload(folder/'apple.jpg')
-    page.page.wait_for_function("n => document.querySelectorAll('.fruit-card').length > n", arg=before)
-    page.rest()
-    assert page.cards.count() == before + 1
+    for _ in range(2): page.add(folder/'apple.jpg')
 
 def test_broken_photo_beside_good_one(page, photos):
     folder, _ = photos
@@ -242,7 +251,7 @@ def test_example(page):
     page.page.get_by_role('button', name='Show an example').click()
     check_answer(page.card('a drawn rotten apple'))
 
-def test_camera(page):
+def test_camera(page, camera):
     "A photo of the browser's camera: seen while aiming, given back afterwards"
     page.page.evaluate("""() => {
         window.lend = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices)
@@ -260,7 +269,7 @@ def test_camera(page):
     assert page.cards.filter(has_text='camera photo').count() == 1
 
 @pytest.mark.parametrize('name, words', [('NotAllowedError', 'Allow it beside'), ('NotFoundError', 'There is no camera')])
-def test_no_camera(page, name, words):
+def test_no_camera(page, camera, name, words):
     "A camera that is refused or missing: what to do, and the button is there to try again"
     page.page.evaluate(f"() => navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('', '{name}') }}")
     page.page.get_by_role('button', name='Take a photo').click()
@@ -276,6 +285,7 @@ def heats_shown(page, cards):
 def test_heat(page, photos):
     "The toggle shows on every card where its answers come from, on those before as on those after; and hides it"
     folder, _ = photos
+    page.add(folder/'apple.jpg')
     toggle, answered = page.page.get_by_role('button', name='Show where it looks'), page.cards.filter(has=page.page.get_by_role('meter')).count()
     heats_shown(page, 0)
     toggle.click()
@@ -286,8 +296,9 @@ def test_heat(page, photos):
     toggle.click()
     heats_shown(page, 0)
 
-def test_table(page):
+def test_table(page, photos):
     "All answers so far can be copied or saved"
+    page.add(photos[0]/'apple.jpg')
     page.page.get_by_role('button', name='Table').click()
     page.page.get_by_role('link', name='save answers.csv').wait_for()
     lines = page.page.get_by_label('Answers').input_value().splitlines()
@@ -296,7 +307,8 @@ def test_table(page):
 
 def test_uploads_are_not_saved(page, photos):
     "The saved notebook holds the widgets, but of the uploads only small copies."
-    _, contents = photos
+    folder, contents = photos
+    page.add(*(folder/name for name in contents))
     text = page.save()
     notebook = json.loads(text)
     state = notebook['metadata']['widgets']['application/vnd.jupyter.widget-state+json']['state']
@@ -305,8 +317,9 @@ def test_uploads_are_not_saved(page, photos):
     for name, content in contents.items(): assert traces(content, text) == 0, f'{name} was saved into the notebook'
     assert 'taken at home' not in text and base64.b64encode(b'taken at home').decode()[:-4] not in text
 
-def test_dark_and_narrow(page):
+def test_dark_and_narrow(page, photos):
     "In a dark theme and a narrow window everything is still on the page."
+    page.add(photos[0]/'apple.jpg')
     page.menu('Settings', 'Theme')
     page.page.locator('.lm-Menu-item', has_text='JupyterLab Dark').first.click()
     page.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
@@ -319,9 +332,12 @@ def test_dark_and_narrow(page):
             const area = document.querySelector('.jp-OutputArea-output').getBoundingClientRect()
             const inside = [...document.querySelectorAll('.fruit-card, .jp-OutputArea-output button')].filter(e => e.offsetWidth).map(e => e.getBoundingClientRect())
             return innerWidth === 620 && inside.every(r => r.left >= area.left - 1 && r.right <= area.right + 1)}''')
-    finally: page.shot('5-narrow')
+    finally:
+        page.shot('5-narrow')
+        page.page.set_viewport_size(dict(width=1280, height=1000))
 
-def test_clear(page):
+def test_clear(page, photos):
+    page.add(photos[0]/'apple.jpg')
     page.page.get_by_role('button', name='Clear').click()
     page.page.wait_for_function("() => document.querySelectorAll('.fruit-card').length === 0")
 
