@@ -266,7 +266,7 @@ def test_page_photos(page, turning_fruit, tmp_path):
     shot(page, 'page-photos')
 
 
-def test_page_address_and_keyboard(page):
+def test_page_address_and_keyboard(page, server):
     "With the keyboard alone: an address that is refused, in words; every control can be reached and has a name"
     names = []
     page.locator('h1').click()
@@ -283,7 +283,7 @@ def test_page_address_and_keyboard(page):
     page.get_by_label('Address of a photo').fill('https://me:secret@example.org/private.jpg')
     page.keyboard.press('Enter')
     page.get_by_text('carries a user name or password').wait_for()
-    assert 'secret' not in page.content()
+    assert 'secret' not in page.content() and not any('secret' in line for line in server.log)
 
 
 COUNTED = '''

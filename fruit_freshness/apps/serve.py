@@ -8,7 +8,7 @@ __all__ = ['Batcher', 'Limits', 'Refused', 'open_photo', 'Service', 'drain', 'pl
            'watched_camera', 'web_server', 'fruit_serve']
 
 # %% ../../nbs/apps/serve.ipynb #6ad6baa1
-import asyncio, base64, copy, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
+import asyncio, base64, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -132,8 +132,7 @@ class Service:
         lanes = min(cores, 8) if on_processor else 1
         self.network, self.readers, self.fetchers = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)), ThreadPoolExecutor(cores), ThreadPoolExecutor(8)
         self.answers = Batcher(self.predict, 4 if on_processor else 32, limits.waiting, self.network, lanes)
-        explainer, explainer.net = copy.copy(predictor), copy.deepcopy(predictor.net)
-        self.explanations = Batcher(explainer.explain_photos, 4, limits.waiting // 8, self.network)
+        self.explanations = Batcher(predictor.explain_photos, 4, limits.waiting // 8, self.network)
         self.open_bytes = self.cameras = self.fetching = self.accepted = self.answered = 0
         self.count()
 
@@ -524,9 +523,11 @@ def watch(
     from starlette.requests import ClientDisconnect
     def say(status, words, headers=None): return JSONResponse(dict(detail=words), status, headers)
     async def refused(request, error): return say(error.status, str(error), error.headers)
+    async def unable(request, error): return say(501, str(error)) # a network that can't be explained
     async def gone(request, error): return say(400, "the connection was cut")
     async def broken(request, error): return say(500, "something is broken here; try again later, and tell whoever runs this service if it stays so")
     app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(FruitError, unable)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, broken)
     app.add_middleware(Counted, service=service)
@@ -611,14 +612,14 @@ def fruit_serve(
     host: str='127.0.0.1', # address to answer at; 0.0.0.0 lets other computers ask, too
     port: int=8000, # port to answer at; 0 takes any that is free
     model: str=None, # model folder; the shipped one by default
-    device: str=None, # where torch computes, e.g. cuda; by default ONNX Runtime answers on the processor, if the model folder has a graph
+    device: str=None, # cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model folder has graph.onnx, else PyTorch, on a GPU if there is one
 ) -> None:
     "Answer photos over HTTP, with a page at / and a description at /docs; where the environment variable FRUIT_SERVE_TOKEN is set, requests must carry it as Authorization: Bearer"
     need_extra('serve', 'uvicorn', 'websockets')
     import warnings
     warnings.filterwarnings('ignore', module='PIL') # of damaged notes in somebody's file
     door, token = listen(host, port), os.environ.get('FRUIT_SERVE_TOKEN')
-    service = Service(Predictor(model, device), token=token)
+    service = Service(Predictor(model, device, threads=1), token=token) # each lane is a thread
     server = web_server(service)
     def say(words): print(f'fruit_serve: {words}', file=sys.stderr, flush=True)
     name = f'[{host}]' if ':' in host else host
