@@ -4,36 +4,40 @@
 
 # %% ../nbs/04_infer.ipynb #d94b34a8
 from __future__ import annotations
-import json, logging, os, sys, textwrap
-from collections.abc import Iterable, Iterator, Sequence
+import io, json, logging, os, sys, textwrap
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 # %% auto #0
-__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'split_url', 'show_url',
-           'is_public', 'resolve', 'checked_session', 'explain_status', 'explain_trouble', 'fetch_photo', 'Prediction',
-           'why_not', 'expand_sources', 'read_source', 'Graph', 'open_graph', 'Predictor', 'show_predictions',
+__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'CARD_STYLE', 'COMMONS', 'FetchError', 'plain_host', 'plain_port', 'split_url',
+           'show_url', 'is_public', 'resolve', 'checked_adapter', 'explain_status', 'causes', 'is_timeout',
+           'explain_trouble', 'fetch_photo', 'Prediction', 'why_not', 'each_source', 'photos_below', 'expand_sources',
+           'read_source', 'open_session', 'calibrated', 'Graph', 'open_graph', 'Predictor', 'show_predictions',
            'log_odds', 'feature_maps', 'grad_cam', 'heat_maps', 'overlay_heat', 'Explanation', 'show_heat',
-           'write_explanations', 'fruit_predict', 'confidence_bar', 'card_words', 'card_html', 'take_uploads',
-           'camera_button', 'camera_trouble', 'FruitWidget', 'FoundPhoto', 'find_commons', 'answers_csv']
+           'write_explanation', 'json_line', 'fruit_predict', 'confidence_bar', 'card_words', 'card_html',
+           'take_uploads', 'camera_button', 'camera_trouble', 'FruitWidget', 'FoundPhoto', 'find_commons',
+           'answers_csv']
 
 # %% ../nbs/04_infer.ipynb #8c0124d3
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 from .data import (DataError, FRESHNESS_COLOURS, FruitError, Normalisation, PHOTO_ENDINGS, PhotoError, command, content_hash, draw_photo, load_photo,
-                                  progress_bar, show_photos, shrink, thumbnail, write_whole, _name, _walk)
+                                  progress_bar, show_photos, shrink, thumbnail, write_whole, _name)
 
 # %% ../nbs/04_infer.ipynb #4aecdba1
-import errno, ipaddress, queue, re, socket, threading, time
+import errno, ipaddress, queue, re, socket, string, threading, time
 from collections.abc import Callable
 from contextlib import closing
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from fastcore.basics import patch
 from PIL import Image
@@ -63,6 +67,15 @@ def plain_host(
     return host
 
 # %% ../nbs/04_infer.ipynb #ed6f108b
+def plain_port(
+    parts, # of `urlsplit`
+) -> int | None: # 1 to 65535; None: the scheme's own
+    "The port of an address; `ValueError` without what stands there, which may be half a password."
+    try: port = parts.port
+    except ValueError: port = 0
+    if port == 0: raise ValueError("the port is not a number from 1 to 65535")
+    return port
+
 def split_url(
     url:str, # as a person typed it or a redirect sent it
 ) -> tuple[str, str, int, str]: # scheme, host, port, the same address put together anew
@@ -71,11 +84,10 @@ def split_url(
     if re.search(r'[\x00-\x1f\x7f\\]', url): raise FetchError(f"{shown} has hidden characters or backslashes in it. Copy the address anew.")
     try:
         parts = urlsplit(url)
-        scheme, host, port = parts.scheme.lower(), parts.hostname or '', parts.port
+        scheme, host, port = parts.scheme.lower(), parts.hostname or '', plain_port(parts)
         if scheme not in ('http', 'https'): raise FetchError(f"{shown} is not an internet address. Give one that begins with https:// or http://.")
         if '@' in parts.netloc: raise FetchError(f"{shown} carries a user name or password. Give the address without the part before the @.")
-        host, port = plain_host(host), {None: 443 if scheme == 'https' else 80}.get(port, port)
-        if port == 0: raise ValueError("port 0")
+        host, port = plain_host(host), port or (443 if scheme == 'https' else 80)
     except FruitError: raise
     except ValueError as error:
         raise FetchError(f"{shown} is not a proper address ({error}). Copy it anew from the browser's address bar.") from error
@@ -86,8 +98,10 @@ def split_url(
 def show_url(
     url:str, # any text
 ) -> str: # one line, at most 200 characters, without a password
-    "An address as messages show it."
-    url = re.sub(r'//[^/?#]*@', '//...@', ' '.join(str(url).split()))
+    "An address as messages, answers and tables show it."
+    url = ' '.join(str(url).split())
+    url = re.sub(r'(^|[/\\]{2})[^/\\?#]*@', r'\1...@', url)
+    url = re.sub(r'(//)[^/?#[]*:(?!\d*([/?#]|$)).*@', r'\1...@', url) # a password with a slash in it
     url = ''.join(c if c.isprintable() else '?' for c in url)
     return url if len(url) <= 200 else url[:197] + '...'
 
@@ -139,7 +153,8 @@ class _Errand:
         total:float,        # longest duration of it all, in seconds
     ):
         self.url, self.place, self.allow_private, self.timeout = url, url, allow_private, timeout
-        self.total, self.ends, self.lines = total, time.monotonic() + total, []
+        self.total, self.ends = total, time.monotonic() + total
+        self.lines, self.over, self.lock = [], False, threading.Lock()
         self.alarm = threading.Timer(total, self.cut)
         self.alarm.daemon = True
         self.alarm.start()
@@ -149,18 +164,21 @@ class _Errand:
         "How long the errand may still take."
         return self.ends - time.monotonic()
 
-    def fail(self, *words:str) -> FetchError: # to be raised
-        "The error for this errand, naming the address, and the one it was redirected to."
+    def fail(self, words:str, python:str='') -> FetchError: # to be raised
+        "The error, naming the address and the one it was redirected to; tracebacks alone show `python`."
         via = '' if self.place == self.url else f" (redirected to {show_url(self.place)})"
-        return FetchError(' '.join([show_url(self.url) + via, *words]))
+        error = FetchError(f'{show_url(self.url)}{via} {words}')
+        if python: error.add_note(f"In Python: {python}")
+        return error
 
 # %% ../nbs/04_infer.ipynb #d7312db1
 @patch
 def cut(self:_Errand):
-    "End all connections at once, whatever they are waiting for."
+    "End all connections at once, whatever they are waiting for, and let no other be opened."
+    with self.lock: self.over = True
     for line in self.lines:
         try: line.shutdown(socket.SHUT_RDWR)
-        except OSError: pass # already ended
+        except OSError: pass # already ended, or not yet connected: `dial` looks at the time again when it is
 
 @patch
 def close(self:_Errand):
@@ -176,27 +194,51 @@ def connect(self:_Errand,
     port:int, # 1 to 65535
 ) -> socket.socket: # connected to an address that passed
     "Resolve once, check every address, connect to one of them."
-    try: found = resolve(host, port, min(self.timeout, max(self.left, 0.01)))
-    except TimeoutError as error: raise self.fail(f"did not answer: {error}. Try again later.") from error
+    try: found = resolve(host, port, min(self.timeout, max(self.left, 0)))
+    except TimeoutError as error:
+        if late := self.late(): raise late from error
+        raise self.fail(f"did not answer: {error}. Try again later.") from error
     except OSError as error: raise self.fail(f"has a host that is not known ({host}). Check the spelling and your connection.") from error
     inside = sorted({address[0] for *_, address in found if not is_public(address[0])})
     if inside and not self.allow_private:
-        raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. Give the address of a public web site; "
-                        "for a server of your own, use `allow_private=True`.")
+        raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. "
+                        "Give the address of a public web site, or the photo as a file.",
+                        "`allow_private=True` fetches from servers of your own, too.")
+    return self.dial(found)
+
+# %% ../nbs/04_infer.ipynb #f1d340f0
+@patch
+def dial(self:_Errand,
+    found:list[tuple], # of `resolve`, all checked
+) -> socket.socket: # connected
+    "Connect to the first address that answers while there is time."
+    problem = OSError("no address")
     for tries_left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
+        if late := self.late(): raise late
         line = socket.socket(family, kind, protocol)
         self.lines.append(line.dup()) # stays ours when TLS takes the socket over
-        line.settimeout(min(self.timeout, max(self.left, 0.01) / tries_left))
+        line.settimeout(min(self.timeout, max(self.left, 0.001) / tries_left))
         try: line.connect(address)
         except OSError as error: line.close(); problem = error
-        else: line.settimeout(self.timeout); return line
+        else:
+            if late := self.late(): line.close(); raise late # the alarm may have rung too early to cut it
+            line.settimeout(self.timeout)
+            return line
     raise problem
 
-# %% ../nbs/04_infer.ipynb #c6c49628
-def checked_session(
+@patch
+def late(self:_Errand) -> FetchError | None: # to be raised; None while there is time
+    "The error once the time for the whole errand is up."
+    with self.lock: over = self.over
+    if not over and self.left > 0: return None
+    words = f"took longer than {self.total:g} seconds. Try again later."
+    return self.fail(words, "`total=` allows more time.")
+
+# %% ../nbs/04_infer.ipynb #97957861
+def checked_adapter(
     connect:Callable, # (host, port) -> connected socket
-): # -> `requests.Session`
-    "A session whose every connection is opened by `connect`."
+): # -> `requests.adapters.HTTPAdapter`
+    "An adapter whose every connection is opened by `connect`."
     import requests
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     def checked(pool):
@@ -207,11 +249,7 @@ def checked_session(
         def init_poolmanager(self, *args, **kwargs):
             super().init_poolmanager(*args, **kwargs)
             self.poolmanager.pool_classes_by_scheme = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
-    session = requests.Session()
-    session.trust_env = False
-    session.mount('http://', Adapter())
-    session.mount('https://', Adapter())
-    return session
+    return Adapter()
 
 # %% ../nbs/04_infer.ipynb #3aea7a62
 USER_AGENT = f'fruit_freshness/{__version__} (https://github.com/fruit-freshness/fruit_freshness) requests'
@@ -229,16 +267,39 @@ def explain_status(
     return f"{words.get(status, host_side)} (HTTP {status}). {remedy.get(status, then)}"
 
 # %% ../nbs/04_infer.ipynb #5b86b4bc
+def causes(
+    error:Exception|None,
+) -> list[BaseException]: # the error itself first
+    "An error and what led to it."
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return seen
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    "What talking to a host can raise; `ValueError` comes from odd bytes where text is expected"
+    import requests, urllib3
+    return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
+
+def is_timeout(
+    error:Exception, # of requests, urllib3 or the system
+) -> bool:
+    "Whether somebody kept silent for too long."
+    import requests, urllib3
+    timeouts = TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError
+    return any(isinstance(e, timeouts) for e in causes(error))
+
+# %% ../nbs/04_infer.ipynb #d7fa66a8
 def explain_trouble(
     error:Exception, # of requests, urllib3 or the system
     timeout:float,   # the longest silence that was allowed, in seconds
 ) -> str: # what happened, and what to do
     "A failed connection, in words."
     import requests, urllib3
-    chain, seen = error, []
-    while chain is not None and chain not in seen: seen.append(chain); chain = chain.__cause__ or chain.__context__
-    if any(isinstance(e, (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)) for e in seen):
-        return f"did not answer within {timeout:g} seconds. Try again later, or allow more time with `timeout=`."
+    seen = causes(error)
+    if is_timeout(error):
+        return f"did not answer within {timeout:g} seconds. Try again later."
     if any(isinstance(e, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)) for e in seen):
         return "has no valid certificate, so nobody can tell whose answer it is. Save the photo in your browser and give the file."
     if any(isinstance(e, ConnectionRefusedError) for e in seen): return "is at a host that takes no calls there. Check the address and the port."
@@ -247,34 +308,58 @@ def explain_trouble(
     return "broke off or answered with something that is not HTTP. Try again later."
 
 # %% ../nbs/04_infer.ipynb #9717769d
+_IN_BROWSER = "Open it in a browser and give the address where it ends."
+
 @patch
-def ask(self:_Errand,
-    session, # of `checked_session`
-): # -> `requests.Response` with status 200, its body not yet read
-    "Go where the address leads, over at most five redirects."
-    import requests, urllib3
-    headers = {'User-Agent': USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1', 'Accept-Encoding': 'identity', 'Connection': 'close'}
-    for _ in range(MAX_REDIRECTS + 1):
-        try: *_, address = split_url(self.place)
-        except FetchError as error:
-            if self.place == self.url: raise
-            raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
-        try: response = session.get(address, headers=headers, timeout=self.timeout, stream=True, allow_redirects=False)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise self.fail(self.late() or explain_trouble(error, self.timeout)) from error
-        target = session.get_redirect_target(response)
-        if not target:
-            if response.status_code == 200: return response
-            raise self.fail(explain_status(response.status_code))
-        session.close() # a connection is used for one request only
-        self.place = urljoin(self.place, target)
-    raise self.fail(f"was redirected more than {MAX_REDIRECTS} times. Open it in a browser and give the address where it ends.")
+def follow(self:_Errand,
+    location:str, # as the host sent it, a character a byte
+):
+    "Go on to the address that a redirect leads to."
+    sent = location.encode('latin-1')
+    try: target = sent.decode()
+    except UnicodeDecodeError: target = quote(sent, safe=string.punctuation)
+    try: self.place = urljoin(self.place, target)
+    except ValueError as error:
+        raise self.fail(f"leads to something that is not an address. {_IN_BROWSER}") from error
+
+@patch
+def checked(self:_Errand) -> str: # to be sent to
+    "The address of the place, taken apart and put together anew."
+    try: *_, address = split_url(self.place)
+    except FetchError as error:
+        if self.place == self.url: raise
+        raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
+    return address
 
 # %% ../nbs/04_infer.ipynb #24f46d50
 @patch
-def late(self:_Errand) -> str: # empty while there is time
-    "What to say when the time for the whole errand is up."
-    return '' if self.left > 0 else f"took longer than {self.total:g} seconds. Try again later, or allow more time with `total=`."
+def trouble(self:_Errand,
+    error:Exception, # of requests, urllib3 or the system
+) -> FetchError: # to be raised
+    "The error for a connection that failed."
+    python = "`timeout=` allows longer silences." if is_timeout(error) else ''
+    return self.late() or self.fail(explain_trouble(error, self.timeout), python)
+
+@patch
+def ask(self:_Errand,
+    adapter, # of `checked_adapter`
+): # -> `requests.Response` with status 200, its body not yet read
+    "Go where the address leads, over at most five redirects."
+    import requests
+    headers = {'User-Agent': USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1',
+               'Accept-Encoding': 'identity', 'Connection': 'close'}
+    for _ in range(MAX_REDIRECTS + 1):
+        address = self.checked()
+        try:
+            request = requests.Request('GET', address, headers).prepare()
+            response = adapter.send(request, stream=True, timeout=self.timeout)
+        except FruitError: raise
+        except _network_errors() as error: raise self.trouble(error) from error
+        if response.status_code == 200: return response
+        response.close() # a connection is used for one request only, and only a photo's body is read
+        if not response.is_redirect: raise self.fail(explain_status(response.status_code))
+        self.follow(response.headers['Location'])
+    raise self.fail(f"was redirected more than {MAX_REDIRECTS} times. {_IN_BROWSER}")
 
 # %% ../nbs/04_infer.ipynb #f7ce0552
 @patch
@@ -283,20 +368,21 @@ def read(self:_Errand,
     max_bytes:int, # more is refused
 ) -> bytes: # the whole body
     "Read the body within its limits of size and time."
-    import requests, urllib3
-    too_big = f"is bigger than {max_bytes / 1e6:g} MB. Give a smaller photo, or allow more with `max_bytes=`."
+    too_big = f"is bigger than {max_bytes / 1e6:g} MB. Give a smaller photo.", "`max_bytes=` allows more."
     announced = response.headers.get('Content-Length', '')
-    if announced.isdecimal() and int(announced) > max_bytes: raise self.fail(too_big)
+    if announced.isdecimal() and float(announced) > max_bytes: # thousands of digits are no `int`
+        raise self.fail(*too_big)
     if response.headers.get('Content-Encoding', 'identity').lower() != 'identity':
         raise self.fail("arrives compressed, against our wish. Save the photo in your browser and give the file.")
     body = bytearray()
     try:
-        for piece in response.raw.stream(65536, decode_content=False):
+        while piece := response.raw.read(65536, decode_content=False): # `stream` reads endless chunk headers
             body += piece
-            if len(body) > max_bytes: raise self.fail(too_big)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise self.fail(self.late() or explain_trouble(error, self.timeout)) from error
-    if self.late(): raise self.fail(self.late())
+            if len(body) > max_bytes: raise self.fail(*too_big)
+            if late := self.late(): raise late
+    except FruitError: raise
+    except _network_errors() as error: raise self.trouble(error) from error
+    if late := self.late(): raise late # cut off: what has come may be a part
     return bytes(body)
 
 # %% ../nbs/04_infer.ipynb #ea8fe82c
@@ -307,13 +393,13 @@ def fetch_photo(
     timeout:float=10.,         # longest wait for the host to answer or go on, in seconds
     total:float=30.,           # longest duration of the whole fetch, in seconds
     max_bytes:int=20_000_000,  # larger files are refused
+    side:int|None=None,        # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright, as `load_photo` gives it
     "Fetch the photo at an address; `FetchError` names what is wrong and what to do."
     with closing(_Errand(str(url).strip(), allow_private, timeout, total)) as errand:
-        with checked_session(errand.connect) as session:
-            response = errand.ask(session)
-            with response: body = errand.read(response, max_bytes)
-    try: return load_photo(body)
+        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
+            body = errand.read(response, max_bytes)
+    try: return load_photo(body, side)
     except PhotoError as error:
         if body.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<':
             raise errand.fail("is a web page or a drawing, not a photo. Right-click the photo there and choose \"Copy image address\".") from error
@@ -354,16 +440,50 @@ def why_not(
     return f"{' and '.join(doubts)}: can't tell" if doubts else None
 
 # %% ../nbs/04_infer.ipynb #f6c2c98e
+def each_source(
+    sources, # one photo, or any iterable of them
+) -> Iterator: # of the photos
+    "Tell one photo from many"
+    single = isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Mapping))
+    open_file = hasattr(sources, 'read')
+    array = getattr(sources, 'ndim', 1) != 1 # one photo; one dimension is a list of paths
+    one = single or open_file or array or not isinstance(sources, Iterable)
+    return iter([sources] if one else sources)
+
+def photos_below(
+    folder: Path, # where to begin
+    seen: set[str], # real paths of folders visited before: no link leads in a circle or to one place twice
+) -> Iterator[Path]: # in order, hidden ones aside; a folder that can't be read is named itself
+    "Find photos one by one, without a list of all"
+    if (real := os.path.realpath(folder)) in seen: return
+    seen.add(real)
+    try: entries = sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder))
+    except OSError: yield folder; return
+    for name, is_folder in entries:
+        if name.startswith(('.', '__MACOSX')): continue
+        if is_folder: yield from photos_below(folder/name, seen)
+        elif Path(name).suffix.lower() in PHOTO_ENDINGS: yield folder/name
+
+# %% ../nbs/04_infer.ipynb #46b9157f
+def _is_folder(source) -> bool:
+    "Whether a source is a folder on disk"
+    return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+
 def expand_sources(
-    sources: Iterable, # photos, or folders of photos
-) -> list: # photos alone, in order; a folder without any stays, to be named in an error
+    sources, # one photo or folder, or any iterable of them
+) -> Iterator: # photos alone, in order; a folder without any stays, to be named in an error
     "Put the photos of each folder in the place of the folder"
-    photos = []
-    for source in sources:
-        is_folder = isinstance(source, (str, Path)) and os.path.isdir(source)
-        inside = [path for path in _walk(Path(source)) if path.suffix.lower() in PHOTO_ENDINGS] if is_folder else []
-        photos += inside or [source]
-    return photos
+    for source in each_source(sources):
+        found = photos_below(Path(source), set()) if _is_folder(source) else iter(())
+        yield next(found, source)
+        yield from found
+
+# %% ../nbs/04_infer.ipynb #e8589f88
+_READABLE = (str, os.PathLike, bytes, bytearray, io.BytesIO, Image.Image, np.ndarray)
+
+def _is_address(source) -> bool:
+    "Whether a source is to be fetched; `C://` is none"
+    return isinstance(source, str) and bool(re.match(r'\s*[a-z][a-z0-9+.-]+:/?[/\\]', source, re.I))
 
 def read_source(
     source, # path, address, bytes, pillow image or array
@@ -371,24 +491,64 @@ def read_source(
     side: int | None=None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo or what is wrong with it
     "Load one photo from wherever it is; an error is returned, not raised"
+    name = show_url(source) if _is_address(source) else _name(source)
     try:
-        if isinstance(source, str) and '://' in source[:12]: return show_url(source), load_photo(fetch_photo(source, allow_private=allow_private))
-        if isinstance(source, (str, Path)) and os.path.isdir(source): raise DataError(f"{source}: no photo in this folder; looked for {' '.join(PHOTO_ENDINGS)}")
-        return _name(source), load_photo(source, side)
-    except FruitError as error: return _name(source), error
+        if _is_address(source): return name, fetch_photo(source, allow_private=allow_private, side=side)
+        if not (isinstance(source, _READABLE) or hasattr(source, 'read')):
+            raise PhotoError(f"{name}: not a photo; give a path, an address, bytes, a pillow image "
+                             "or an array (height, width, 3) uint8")
+        if _is_folder(source): raise DataError(_no_photos(source))
+        return name, load_photo(source, side)
+    except FruitError as error: return name, error
+
+def _no_photos(folder) -> str:
+    "Why a folder gives no photo"
+    try: os.scandir(folder).close()
+    except OSError as error: return f"{folder}: can't be read ({error.strerror}); change its permissions"
+    return f"{folder}: no photo in this folder; looked for {' '.join(PHOTO_ENDINGS)}"
 
 # %% ../nbs/04_infer.ipynb #21534158
+def open_session(
+    path: Path, # of a graph
+    threads: int | None=None, # of the processor; None: one for each core
+): # `onnxruntime.InferenceSession`, on a GPU where ONNX Runtime has one
+    "Open a graph in ONNX Runtime"
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0') # leave the cores to decoding
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        cuda = 'CUDAExecutionProvider', dict(use_tf32='0') # the same float32 as on a processor
+        providers = [cuda, 'CPUExecutionProvider']
+        try: return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        except Exception as error: # a fallback of its own would speak on stdout
+            words = str(error).partition('\n')[0]
+            logging.getLogger(__name__).warning("the GPU is not used (%s)", words)
+    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+# %% ../nbs/04_infer.ipynb #918d216f
+def calibrated(
+    config, # of the network
+    fruit: np.ndarray, # `(N, fruits)` logits
+    freshness: np.ndarray, # `(N, 2)` logits
+) -> tuple[np.ndarray, np.ndarray]: # probabilities of the same shapes
+    "Softmax at the temperatures that were fitted"
+    def softmax(logits):
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return odds / odds.sum(1, keepdims=True)
+    return softmax(fruit / config.fruit_temperature), softmax(freshness / config.freshness_temperature)
+
+# %% ../nbs/04_infer.ipynb #11cc8e75
 class Graph:
     "A model folder's network in ONNX Runtime"
     def __init__(self,
         folder: Path, # with config.json, model.safetensors and graph.onnx
+        threads: int | None=None, # of the processor; None: one for each core
     ):
-        import onnxruntime
         facts = json.loads((folder/'config.json').read_text(encoding='utf-8'))
         self.config = SimpleNamespace(**{**facts, 'normalisation': Normalisation(**facts['normalisation'])})
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0') # its threads don't keep a core busy while photos are decoded there
-        self.session = onnxruntime.InferenceSession(folder/'graph.onnx', options, providers=['CPUExecutionProvider'])
+        self.session = open_session(folder/'graph.onnx', threads)
+        self.device = 'cuda' if 'CUDAExecutionProvider' in self.session.get_providers() else 'cpu'
         made_for = self.session.get_modelmeta().custom_metadata_map.get('weights_sha256')
         if not made_for == facts['weights_sha256'] == content_hash(folder/'model.safetensors'): raise ValueError("made for other weights")
 
@@ -396,45 +556,71 @@ class Graph:
         images: np.ndarray, # `(N, 3, size, size) float32`, normalised
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # as `answer` gives them: probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
         fruit, freshness, novelty = self.session.run(None, {'images': images})
-        def softmax(logits): return (odds := np.exp(logits - logits.max(1, keepdims=True))) / odds.sum(1, keepdims=True)
-        return softmax(fruit / self.config.fruit_temperature), softmax(freshness / self.config.freshness_temperature), novelty
+        return *calibrated(self.config, fruit, freshness), novelty
 
-# %% ../nbs/04_infer.ipynb #918d216f
+# %% ../nbs/04_infer.ipynb #07ee3fb2
 def open_graph(
     folder: Path, # of a model
+    threads: int | None=None, # of the processor; None: one for each core
 ) -> Graph | None: # None: let torch do it
     "The graph of a model folder, if it has one that fits and ONNX Runtime is installed"
     if not (folder/'graph.onnx').is_file() or not find_spec('onnxruntime'): return None
-    try: return Graph(folder)
+    try: return Graph(folder, threads)
     except Exception as error: # ONNX Runtime has a dozen; whatever is wrong with the folder, `load_model` finds words for
         logging.getLogger(__name__).warning("%s: not used (%s); make it anew with fruit_export --graph", folder/'graph.onnx', str(error).partition('\n')[0])
 
-# %% ../nbs/04_infer.ipynb #b7e470c3
+# %% ../nbs/04_infer.ipynb #cfbf49ff
+def _put(
+    net: FruitNet,
+    device: str, # as a person gave it
+) -> FruitNet: # the same
+    "Move a network, or say why that can't be"
+    import torch
+    try: return net.to(device, memory_format=torch.channels_last)
+    except (AssertionError, RuntimeError) as error:
+        words = f"device {device}: can't be used here ({str(error).partition(chr(10))[0]}); choose cpu, or leave it out"
+        raise FruitError(words) from error
+
 class Predictor:
     "Answers what fruit a photo shows and whether it is fresh"
     def __init__(self,
         model: Path | str | FruitNet | None=None, # model folder or network; the shipped one by default
         device: str | None=None, # where torch computes, e.g. 'cuda'; by default torch isn't asked if the folder has a graph, else the fastest there is
         allow_private: bool=False, # fetch photos from private and local addresses, too
+        threads: int | None=None, # of the graph on the processor; None: one for each core
     ):
-        self.model, self.allow_private = model, allow_private
-        folder = str(files('fruit_freshness')/'shipped') if model is None else model
-        self.graph = open_graph(Path(folder)) if device is None and isinstance(folder, (str, Path)) else None
+        is_path = isinstance(model, (str, os.PathLike))
+        self.model = Path(model).absolute() if is_path else model # the working directory may change
+        self.asked_device, self.allow_private, self.threads = device, allow_private, threads
+        folder = Path(str(files('fruit_freshness')/'shipped')) if model is None else self.model
+        self.graph = open_graph(folder, threads) if device is None and isinstance(folder, Path) else None
         if not (device or self.graph):
             import torch
             device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.device = device or 'cpu'
+        self.device = self.graph.device if self.graph else device # where answers are computed
         self.config = (self.graph or self.net).config
 
     @cached_property
-    def net(self) -> FruitNet: # loaded when it is first asked for
-        import torch
+    def net(self) -> FruitNet: # loaded when it is first asked for; beside a graph it stays on the processor
         from fruit_freshness.model import FruitNet, load_model, shipped_model
         net = self.model if isinstance(self.model, FruitNet) else load_model(self.model or shipped_model())
-        return net.eval().to(self.device, memory_format=torch.channels_last)
+        return _put(net.eval(), 'cpu' if self.graph else self.device)
 
     @property
     def fruits(self) -> list[str]: return self.config.fruits
+
+# %% ../nbs/04_infer.ipynb #d807ecfe
+@patch
+def __reduce__(self: Predictor):
+    "Another process opens its own graph, with the same arguments"
+    return type(self), (self.model, self.asked_device, self.allow_private, self.threads)
+
+@patch
+def __copy__(self: Predictor) -> Predictor:
+    "A copy in this process shares the graph and the network"
+    other = object.__new__(type(self))
+    other.__dict__.update(self.__dict__)
+    return other
 
 # %% ../nbs/04_infer.ipynb #2c7c9643
 @patch
@@ -460,11 +646,17 @@ def tensor(self: Predictor,
 def answer(self: Predictor,
     images: np.ndarray, # `(N, 3, size, size) float32`, normalised
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # probabilities `(N, fruits)` and `(N, 2)`, novelty `(N,)`
-    "Ask the graph, or else torch"
+    "Ask the graph, or else torch; in float32 either way, so that a photo has one answer"
     if self.graph: return self.graph(images)
     import torch
-    from fruit_freshness.model import answer
-    return tuple(part.cpu().numpy() for part in answer(self.net, torch.from_numpy(images).to(self.device)))
+    from fruit_freshness.model import novelty
+    with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
+        images = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
+        features = self.net.backbone(images)
+        logits = self.net.heads(features)
+        said = logits.fruit, logits.freshness, novelty(self.net, features)
+        fruit, freshness, far = [part.cpu().numpy() for part in said]
+    return *calibrated(self.config, fruit, freshness), far
 
 @patch
 def predict_photos(self: Predictor,
@@ -502,33 +694,37 @@ def answer_read(self: Predictor,
 # %% ../nbs/04_infer.ipynb #7519e043
 @patch
 def stream(self: Predictor,
-    sources: Iterable, # paths, folders, addresses, bytes, pillow images, arrays
-    batch: int=32, # photos answered at once
+    sources, # one photo, or any iterable: paths, folders, addresses, bytes, pillow images, arrays
+    batch: int=32, # photos answered at once; fewer at first, so that the first answer comes soon
     progress: bool=False, # show a bar
 ) -> Iterator[Prediction]: # in the order of the sources
-    "Answer photos as they come, loading the next ones meanwhile"
-    photos = expand_sources(sources)
-    if len(photos) == 1: yield from self.answer_read([self.read(photos[0])]); return # no threads for one
+    "Answer photos as they come, loading the next ones meanwhile; only a few are in memory"
+    counted = isinstance(sources, (list, tuple)) and not any(map(_is_folder, sources))
+    total = len(sources) if counted else None
+    photos, waiting, size, ahead = expand_sources(sources), deque(), 1, 0
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-    pending = [pool.submit(self.read, source) for source in photos[:2 * batch]]
+    def load(count): waiting.extend(pool.submit(self.read, source) for source in islice(photos, count))
     try:
-        with progress_bar(total=len(photos), note='answering', unit='photo', show=progress) as bar:
-            for start in range(0, len(photos), batch):
-                read = [future.result() for future in pending[:batch]]
-                pending = pending[batch:] + [pool.submit(self.read, source) for source in photos[start + 2 * batch:start + 3 * batch]]
-                yield from self.answer_read(read)
+        with progress_bar(total=total, note='answering', unit='photo', show=progress) as bar:
+            load(1)
+            while waiting:
+                now = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                load(ahead - len(waiting))
+                yield from self.answer_read(read := [future.result() for future in now])
                 bar.update(len(read))
+                size = max(1, min(2 * size, batch))
+                ahead = 2 * size
+                if not waiting: load(size)
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/04_infer.ipynb #657935eb
 @patch
 def predict(self: Predictor,
-    sources, # one photo, or a list: paths, folders, addresses, bytes, pillow images, arrays
+    sources, # one photo, or any iterable: paths, folders, addresses, bytes, pillow images, arrays
     batch: int=32, # photos answered at once
     progress: bool=False, # show a bar
 ) -> list[Prediction]: # one a photo, in order
     "Answer photos; one that can't be read gets an `error` and never stops the others"
-    if not isinstance(sources, (list, tuple)): sources = [sources]
     return list(self.stream(sources, batch, progress))
 
 # %% ../nbs/04_infer.ipynb #239c37b9
@@ -547,11 +743,14 @@ def show_predictions(
 # %% ../nbs/04_infer.ipynb #49363c8e
 def log_odds(
     logits, # `(N, classes)` tensor of one head
-): # `(N,)` tensor: how much likelier the likeliest class is than all others together, in nats
+    said=None, # `(N,)` class numbers that were answered; None: the likeliest
+): # `(N,)` tensor: how much likelier the class is than all others together, in nats
     "What speaks for the answer of a head"
+    import torch
     if logits.shape[1] == 1: return logits[:, 0]
-    best = logits.argmax(1, keepdim=True)
-    return logits.gather(1, best)[:, 0] - logits.scatter(1, best, -np.inf).logsumexp(1)
+    said = logits.argmax(1) if said is None else torch.as_tensor(said, device=logits.device)
+    said = said[:, None]
+    return logits.gather(1, said)[:, 0] - logits.scatter(1, said, -np.inf).logsumexp(1)
 
 # %% ../nbs/04_infer.ipynb #1c4257e2
 def feature_maps(
@@ -561,8 +760,9 @@ def feature_maps(
     "Answer photos and keep what was seen on the way"
     import torch
     from fruit_freshness.model import ModelError, _blocks
-    maps = {} # the last one of each height stays
+    maps, ours = {}, threading.get_ident() # the last map of each height stays
     def note(module, inputs, output):
+        if threading.get_ident() != ours: return # another thread asks the same network about other photos
         if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] > 1: maps[output.shape[2]] = output
     hooks = [block.register_forward_hook(note) for _, block in _blocks(net.backbone)]
     try:
@@ -572,7 +772,7 @@ def feature_maps(
     if len(maps) < 2: raise ModelError(f"{net.config.backbone}: makes no maps of a photo, so where it looked can't be shown; use a convolutional backbone")
     return logits, list(maps.values())[-2:]
 
-# %% ../nbs/04_infer.ipynb #b6af2a54
+# %% ../nbs/04_infer.ipynb #3a1d64f2
 def grad_cam(
     answer, # `(N,)` tensor, what speaks for the answers
     maps, # `(N, channels, height, width)` tensor that they were made of
@@ -587,15 +787,17 @@ def heat_maps(
     net: FruitNet, # in eval mode
     images, # `(N, 3, size, size) float32` tensor, normalised
     side: int=224, # of the maps, pixels
+    said: tuple=(None, None), # class numbers of both answers, `(N,)` each; None: the likeliest
 ) -> tuple[np.ndarray, np.ndarray]: # for the fruit and for its freshness, `(N, side, side) float32`, 0..1
     "Where each head found its answers: Grad-CAM at two resolutions"
     from torch.nn.functional import interpolate
     logits, (fine, coarse) = feature_maps(net, images)
     def scaled(maps, size): return interpolate(maps[:, None], size=(size, size), mode='bilinear', align_corners=False)[:, 0]
-    def heat(head):
-        both = scaled(grad_cam(log_odds(head), coarse), fine.shape[2]) * grad_cam(log_odds(head), fine)
+    def heat(head, said):
+        odds = log_odds(head, said)
+        both = scaled(grad_cam(odds, coarse), fine.shape[2]) * grad_cam(odds, fine)
         return scaled(both / both.amax((1, 2), keepdim=True).clamp(min=1e-12), side).cpu().numpy()
-    return heat(logits.fruit), heat(logits.freshness)
+    return heat(logits.fruit, said[0]), heat(logits.freshness, said[1])
 
 # %% ../nbs/04_infer.ipynb #5e172e9d
 def overlay_heat(
@@ -619,17 +821,34 @@ class Explanation:
     fruit_heat: np.ndarray | None=None # `(224, 224) float32`, 0..1: where the fruit was seen
     freshness_heat: np.ndarray | None=None # the same for its freshness
 
+# %% ../nbs/04_infer.ipynb #0838883e
 @patch
 def explain(self: Predictor,
-    sources, # one photo, or a list: whatever `predict` takes
+    sources, # whatever `predict` takes
     batch: int=16, # photos explained at once
 ) -> Iterator[Explanation]: # one a photo, in order
-    "Answer photos and say where each answer comes from"
-    sources = expand_sources(sources if isinstance(sources, (list, tuple)) else [sources])
-    for start in range(0, len(sources), batch):
-        read = [read_source(source, self.allow_private) for source in sources[start:start + batch]]
-        explained = iter(self.explain_photos(*zip(*good)) if (good := [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]) else ())
-        yield from (Explanation(Prediction(name, error=str(photo))) if isinstance(photo, FruitError) else next(explained) for name, photo in read)
+    "Answer photos as `predict` does and say where each answer comes from"
+    photos, side = expand_sources(sources), self.config.normalisation.size
+    while group := list(islice(photos, batch)):
+        read = [read_source(source, self.allow_private, side) for source in group]
+        good = [(photo, name) for name, photo in read if not isinstance(photo, FruitError)]
+        explained = iter(self.explain_photos(*zip(*good)) if good else ())
+        for name, photo in read:
+            unreadable = isinstance(photo, FruitError)
+            yield Explanation(Prediction(name, error=str(photo))) if unreadable else next(explained)
+
+# %% ../nbs/04_infer.ipynb #7610672f
+@patch
+def heat(self: Predictor,
+    photos: Sequence[Image.Image], # RGB
+    predictions: Sequence[Prediction], # what was answered
+) -> tuple[np.ndarray, np.ndarray]: # for the fruit and for its freshness, `(N, 224, 224) float32`, 0..1
+    "Where torch sees what speaks for answers that were given"
+    import torch
+    fruits, freshnesses = list(self.config.fruits), list(self.config.freshness)
+    said = [fruits.index(p.fruit) for p in predictions], [freshnesses.index(p.freshness) for p in predictions]
+    images = torch.stack([self.tensor(photo) for photo in photos])
+    return heat_maps(self.net, images.to(next(self.net.parameters()).device), said=said)
 
 @patch
 def explain_photos(self: Predictor,
@@ -637,9 +856,8 @@ def explain_photos(self: Predictor,
     names: Sequence[str], # what each is called
 ) -> list[Explanation]: # one a photo
     "Explain a batch of photos that are loaded"
-    import torch
-    heats = heat_maps(self.net, torch.stack([self.tensor(photo) for photo in photos]).to(self.device))
-    return [Explanation(*parts) for parts in zip(self.predict_photos(photos, names), photos, *heats)]
+    predictions = self.predict_photos(photos, names)
+    return [Explanation(*parts) for parts in zip(predictions, photos, *self.heat(photos, predictions))]
 
 # %% ../nbs/04_infer.ipynb #f8aa318d
 def show_heat(
@@ -654,44 +872,70 @@ def show_heat(
     return show_photos(pictures, titles, columns=3, size=2)
 
 # %% ../nbs/04_infer.ipynb #655aae7a
-def write_explanations(
+def write_explanation(
     folder: Path | str, # made if missing
-    explanations: Iterable[Explanation], # of `Predictor.explain`
-) -> list[Path]: # one PNG for each photo that could be read, numbered in the order of the photos
-    "Keep where the answers come from as pictures"
-    written = []
-    for number, explanation in enumerate(explanations, 1):
-        if explanation.prediction.error: continue
-        stem = re.sub(r'[^\w.-]+', '_', Path(urlsplit(explanation.prediction.source).path).stem)[:60]
-        written.append(Path(folder)/f'{number:04d}_{stem}.png')
-        with write_whole(written[-1], 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
-    return written
+    number: int, # of the photo, from 1
+    explanation: Explanation, # of `Predictor.explain`
+) -> Path | None: # a PNG; None if the photo could not be read
+    "Keep where the answers come from as a picture"
+    source = explanation.prediction.source
+    if explanation.prediction.error: return None
+    stem = re.sub(r'[^\w.-]+', '_', Path(urlsplit(source).path if _is_address(source) else source).stem)[:60]
+    path = Path(folder)/f'{number:04d}_{stem}.png'
+    with write_whole(path, 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
+    return path
 
 # %% ../nbs/04_infer.ipynb #256a9141
 from fastcore.script import Param
 
-@command(status=lambda predictions: int(any(prediction.error for prediction in predictions)))
+def json_line(
+    prediction: Prediction,
+) -> str: # one line that stdout can take
+    "An answer as JSON; letters that the terminal doesn't know, and file names that are no text, are escaped"
+    line = json.dumps(asdict(prediction), ensure_ascii=False)
+    try: line.encode(sys.stdout.encoding or 'utf-8')
+    except UnicodeEncodeError: return json.dumps(asdict(prediction))
+    return line
+
+def _explained(
+    predictor: Predictor,
+    sources: Sequence[str], # of the command line
+    folder: str, # for the pictures
+) -> Iterator[Prediction]: # as `stream` gives them
+    "Answer photos and keep a picture of where each answer comes from"
+    explanations = progress_bar(predictor.explain(sources), note='explaining', unit='photo')
+    for number, explanation in enumerate(explanations, 1):
+        write_explanation(folder, number, explanation)
+        yield explanation.prediction
+
+# %% ../nbs/04_infer.ipynb #63828b00
+@command(status=lambda failed: int(failed > 0))
 def fruit_predict(
-    sources: Param("photos, folders or addresses", str, nargs='+'), # what to answer
-    model: str=None, # model folder; the shipped one by default
-    device: str=None, # where torch computes, e.g. cuda; by default ONNX Runtime answers on the processor, if the model folder has a graph
-    picture: str=None, # draw photos and answers into this PNG file
-    explain: str=None, # folder for a picture of each photo with where its answers come from
-) -> list[Prediction]: # one a photo
-    "What fruit is it, and is it fresh? One JSON object a line; exit status 1 if a source could not be read"
-    predictor, predictions = Predictor(model, device), []
-    for prediction in predictor.stream(sources, progress=True):
-        print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
-        if prediction.error: tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
-        predictions.append(prediction)
-    drawn = [prediction for prediction in predictions if not prediction.error and '://' not in prediction.source][:24]
-    if picture and drawn:
+    sources: Param("photos, folders of photos, or addresses (http:// or https://)", str, nargs='+'),
+    model: str=None, # model folder; the one that comes with the package by default
+    device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
+                  "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
+    picture: Param("PNG file for a sheet of the first 24 photos with their answers; "
+                   "photos from addresses are left out", str)=None,
+    explain: Param("folder for a picture of each photo that shows where its answers come from; "
+                   "takes several times as long", str)=None,
+) -> int: # how many sources could not be read
+    "What fruit is it, and is it fresh? A line of JSON for each photo; exit status 1 if one could not be read"
+    predictor, failed, drawn = Predictor(model, device), 0, []
+    answers = _explained(predictor, sources, explain) if explain else predictor.stream(sources, progress=True)
+    for prediction in answers:
+        print(json_line(prediction), flush=True)
+        if prediction.error:
+            failed += 1
+            tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
+        elif picture and len(drawn) < 24 and not _is_address(prediction.source): drawn.append(prediction)
+    if drawn:
         with write_whole(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
-    if explain: write_explanations(explain, predictor.explain(sources))
-    return predictions
+    elif picture: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
+    return failed
 
 # %% ../nbs/04_infer.ipynb #7d639a2b
-import asyncio, base64, html, io, random
+import asyncio, base64, html, random
 from functools import partial
 
 # %% ../nbs/04_infer.ipynb #fe227e1d
@@ -861,6 +1105,7 @@ class FruitWidget:
     ):
         import ipywidgets as widgets
         self.predictor, self.allow_private, self.commons, self.waiting = predictor, allow_private, COMMONS, None
+        self.side = predictor.config.normalisation.size # photos are decoded as the predictor decodes files
         self.examples_seen, self.photos_taken, self.answers, self.unexplained = 0, 0, [], {}
         auto = widgets.Layout(width='auto')
         self.camera = camera_button()
@@ -961,14 +1206,16 @@ def look(self:FruitWidget,
 def explain_cards(self:FruitWidget) -> str: # why it could not be done; empty if it was
     "Add to each card that lacks it where its answers come from, the newest first."
     while self.unexplained:
-        card, (name, prediction, copy) = self.unexplained.popitem()
+        card, (name, prediction, small) = self.unexplained.popitem()
         self.say(f'Finding where the answers to {name} come from', busy=True)
-        try: explained = next(self.predictor.explain([base64.b64decode(copy.partition(',')[2])]))
-        except ModelError as error:
+        photo = load_photo(base64.b64decode(small.partition(',')[2]))
+        try: (fruit_heat,), (freshness_heat,) = self.predictor.heat([photo], [prediction])
+        except FruitError as error:
             self.unexplained.clear()
             return str(error)
-        said, photo = explained.prediction, explained.photo
-        card.value = card_html(name, prediction, photo, {said.fruit: overlay_heat(photo, explained.fruit_heat), said.freshness: overlay_heat(photo, explained.freshness_heat)})
+        heats = {prediction.fruit: overlay_heat(photo, fruit_heat),
+                 prediction.freshness: overlay_heat(photo, freshness_heat)}
+        card.value = card_html(name, prediction, photo, heats)
     return ''
 
 @patch
@@ -985,7 +1232,7 @@ _EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('S
 @patch
 def look_at_uploads(self:FruitWidget):
     "Answer what has just been uploaded."
-    if files := take_uploads(self.uploader): self.look([(name, partial(load_photo, content)) for name, content in files])
+    if files := take_uploads(self.uploader): self.look([(name, partial(load_photo, content, self.side)) for name, content in files])
 
 @patch
 def look_at_camera(self:FruitWidget,
@@ -995,7 +1242,7 @@ def look_at_camera(self:FruitWidget,
     "Answer the photo that has just been taken."
     if not photos: return self.say(camera_trouble(message.get('trouble')))
     self.photos_taken += 1
-    self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0])))])
+    self.look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0]), self.side))])
 
 # %% ../nbs/04_infer.ipynb #f123aecf
 @patch
@@ -1003,7 +1250,8 @@ def look_at_url(self:FruitWidget):
     "Answer the photo at the address in the box."
     self.waiting, url = None, self.url.value.strip()
     if not url: return self.say('Paste the address of a photo first.')
-    if self.look([(show_url(url), partial(fetch_photo, url, allow_private=self.allow_private))]): self.url.value = ''
+    fetch = partial(fetch_photo, url, allow_private=self.allow_private, side=self.side)
+    if self.look([(show_url(url), fetch)]): self.url.value = ''
 
 @patch
 def look_at_example(self:FruitWidget):
@@ -1039,6 +1287,22 @@ class FoundPhoto:
     title: str # of its page
     credit: str # author and licence
 
+def _found_photos(answer):
+    "The photos in an answer of Commons"
+    def plain(info, name, instead):
+        text = str(info.get('extmetadata', {}).get(name, {}).get('value', ''))
+        return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', text)).split())[:120] or instead
+    found = []
+    for page in answer.get('query', {}).get('pages', {}).values():
+        for info in page.get('imageinfo', [])[:1]:
+            if not info.get('thumburl'): continue
+            author = plain(info, 'Artist', 'author unknown')
+            licence = plain(info, 'LicenseShortName', 'licence unknown')
+            title, credit = page['title'].removeprefix('File:'), f'{author}, {licence}, Wikimedia Commons'
+            found.append(FoundPhoto(str(info['thumburl']), title, credit))
+    return found
+
+# %% ../nbs/04_infer.ipynb #195add37
 def find_commons(
     words: str, # what to look for, in English
     api: str=COMMONS, # where to ask
@@ -1046,13 +1310,13 @@ def find_commons(
 ) -> list[FoundPhoto]: # at most 30
     "Photos on Wikimedia Commons, with author and licence; `FetchError` where there is no connection"
     query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}', gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
-    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand, checked_session(errand.connect) as session:
-        with errand.ask(session) as response: body = errand.read(response, 5_000_000)
-    try: pages = json.loads(body).get('query', {}).get('pages', {}).values()
-    except (ValueError, AttributeError) as error: raise FetchError(f"{api} answered with something else than photos. Try again later.") from error
-    def plain(info, name): return ' '.join(html.unescape(re.sub(r'<[^>]*>', ' ', str(info.get('extmetadata', {}).get(name, {}).get('value', '')))).split())[:120]
-    found = [(page['title'].removeprefix('File:'), info) for page in pages for info in page.get('imageinfo', [])[:1] if info.get('thumburl')]
-    return [FoundPhoto(info['thumburl'], title, f"{plain(info, 'Artist') or 'author unknown'}, {plain(info, 'LicenseShortName') or 'licence unknown'}, Wikimedia Commons") for title, info in found]
+    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand:
+        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
+            body = errand.read(response, 5_000_000)
+    try: return _found_photos(json.loads(body))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        words = f"{show_url(api)} answered with something else than photos. Try again later."
+        raise FetchError(words) from error
 
 # %% ../nbs/04_infer.ipynb #7c4141d2
 @patch
@@ -1065,7 +1329,8 @@ def look_at_found(self:FruitWidget):
         if not found: raise FetchError("Wikimedia Commons has no such photo. Try again.")
     except FetchError as error: return self.say(f'No photo from the internet: {error}')
     photo = random.choice(found)
-    self.look([(f'{photo.title} ({photo.credit})', partial(fetch_photo, photo.url, allow_private=self.allow_private))])
+    fetch = partial(fetch_photo, photo.url, allow_private=self.allow_private, side=self.side)
+    self.look([(f'{photo.title} ({photo.credit})', fetch)])
 
 # %% ../nbs/04_infer.ipynb #80678535
 def answers_csv(
@@ -1085,7 +1350,7 @@ def show_table(self:FruitWidget):
     "Show all answers as text, with a link to save them."
     text = answers_csv(self.answers)
     self.table.value, self.table.layout.display = text, 'flex'
-    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode()).decode()
+    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode(errors='replace')).decode()
     self.status.value = f'<div class="fruit-status" role="status">{len(self.answers)} answers: copy them below, or <a download="answers.csv" href="{link}">save answers.csv</a></div>'
 
 # %% ../nbs/04_infer.ipynb #b568a5bd

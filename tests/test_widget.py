@@ -180,6 +180,20 @@ def test_traces_are_found():
     assert traces(content, 'x' + base64.b64encode(b'12' + content).decode()) > 0
     assert traces(content, base64.b64encode(os.urandom(3000)).decode()) == 0
 
+def test_no_heat():
+    "A network without maps: the status line says so, and the card keeps its answer"
+    from fruit_freshness.infer import FruitWidget, Prediction, Predictor
+    from fruit_freshness.model import ModelError
+    class Blind:
+        fruits, config = ['Apple'], Predictor().config
+        def predict(self, sources, progress=False): return [Prediction('', 'Apple', 'Fresh', .9, .9, .1, True) for _ in sources]
+        def heat(self, photos, predictions): raise ModelError("vit: makes no maps of a photo")
+    widget = FruitWidget(Blind())
+    widget.heat.value = True
+    widget.example.click()
+    assert 'makes no maps' in widget.status.value and not widget.example.disabled
+    assert 'Apple' in widget.cards.children[0].value
+
 def test_upload(page, photos):
     folder, _ = photos
     page.shot('0-empty')

@@ -215,7 +215,7 @@ def fruit_export(
         return dict(out=str(out := write_graph(model or shipped_model())), bytes=out.stat().st_size)
     if int8 and format != 'onnx': raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
-    sources = expand_sources([photos]) if photos else [draw_photo(DRAWN_FRUITS[seed % 4], FRESHNESS[seed // 4 % 2], seed).image for seed in range(96)]
+    sources = list(expand_sources([photos])) if photos else [draw_photo(DRAWN_FRUITS[seed % 4], FRESHNESS[seed // 4 % 2], seed).image for seed in range(96)]
     images = torch.stack([predictor.tensor(load_photo(source)) for source in sources[::-(-len(sources) // 400)]]) # from all over the folder
     plain = content = export(predictor.net)
     report = dict(out=str(out or usual), largest_difference=largest_difference(predictor.net, run(plain, images[::8].numpy()), images[::8]))
