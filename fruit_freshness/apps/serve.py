@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Batcher', 'Limits', 'Refused', 'open_photo', 'Service', 'drain', 'plain_name', 'keep_newest', 'page_policy',
-           'token_needed', 'add_routes', 'create_app', 'Counted', 'watch', 'listen', 'watched_protocol',
-           'watched_camera', 'web_server', 'fruit_serve']
+           'token_needed', 'add_answers', 'add_facts', 'create_app', 'Counted', 'watch', 'listen', 'phase_of',
+           'watched_protocol', 'watched_camera', 'web_server', 'fruit_serve']
 
 # %% ../../nbs/apps/serve.ipynb #6ad6baa1
 import asyncio, base64, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
@@ -18,6 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/apps/serve.ipynb #6304c809
 from fastcore.basics import patch
+from fastcore.script import Param
 from PIL import Image
 from .. import __version__
 from .webcam import Steady
@@ -84,7 +85,7 @@ class Limits:
     header_seconds: float=10. # from the connection, or the end of an answer, to the end of the headers
     receive_seconds: float=20. # from the end of the headers to the last byte of a request
     answer_seconds: float=60. # from the last byte of a request to the answer
-    grace_seconds: float=3. # beyond these, in which a client may read why it is refused before its connection is cut
+    grace_seconds: float=3. # beyond these, in which a client may read why it is refused; then it is cut off
     waiting: int=256 # photos that wait for the network
     cameras: int=16 # live cameras at once
     camera_seconds: float=60. # from one answer to a live camera to the next
@@ -232,6 +233,7 @@ async def address(self: Service,
     if not isinstance(url, str): raise Refused(400, 'not understood; send {"url": "https://..."}')
     return url
 
+# %% ../../nbs/apps/serve.ipynb #702be707
 @patch
 async def receive(self: Service,
     request, # of Starlette
@@ -240,7 +242,8 @@ async def receive(self: Service,
 ) -> list[tuple[str, bytes]] | str: # photos, or the address of one
     "Receive what is to be looked at, within the limits of size and time"
     kind = request.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-    read, seconds = {'multipart/form-data': self.files, 'application/json': self.address}.get(kind), self.limits.receive_seconds
+    read = {'multipart/form-data': self.files, 'application/json': self.address}.get(kind)
+    seconds = self.limits.receive_seconds
     try:
         if not room: raise self.busy()
         if not read: raise Refused(415, 'send photos as multipart/form-data in parts named files, or {"url": "https://..."} as application/json')
@@ -284,10 +287,12 @@ async def answer(self: Service,
     request.state.received = 0
     try:
         received = await self.receive(request, most, batcher.has_room())
-        async with asyncio.timeout(self.limits.answer_seconds): return await self.answer_received(received, batcher)
+        async with asyncio.timeout(self.limits.answer_seconds):
+            return await self.answer_received(received, batcher)
     except TimeoutError: raise self.busy() from None
     finally: self.open_bytes -= request.state.received
 
+# %% ../../nbs/apps/serve.ipynb #c3ebd158
 @patch
 async def answer_received(self: Service,
     received: list[tuple[str, bytes]] | str, # photos, or the address of one
@@ -359,7 +364,8 @@ async def admit(self: Service,
     if self.cameras >= self.limits.cameras: return 1013, "too many cameras are live; try again later"
     self.cameras += 1
     try: await self.answer_frames(camera)
-    except TimeoutError: return 1001, f"no picture was answered for {self.limits.camera_seconds:g} seconds; start the camera again"
+    except TimeoutError:
+        return 1001, f"no picture was answered for {self.limits.camera_seconds:g} seconds; start the camera again"
     finally: self.cameras -= 1
     return 1000, ''
 
@@ -368,7 +374,7 @@ async def admit(self: Service,
 async def answer_frames(self: Service,
     camera, # websocket of Starlette
 ):
-    "Answer the newest picture until the camera goes away; `TimeoutError` when it sends none, or reads no answer"
+    "Answer the newest picture until the camera goes away; `TimeoutError` when it sends or reads nothing"
     newest, steady, seen = asyncio.Queue(1), Steady(), dict(dropped=0)
     reader = asyncio.create_task(keep_newest(camera, newest, seen))
     try:
@@ -428,54 +434,56 @@ def token_needed(
     from fastapi import Depends
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
     bearer = HTTPBearer(auto_error=False, description="what FRUIT_SERVE_TOKEN holds")
-    async def allowed(sent: HTTPAuthorizationCredentials|None=Depends(bearer)): service.check(sent.credentials if sent else '')
+    async def allowed(sent: HTTPAuthorizationCredentials|None=Depends(bearer)):
+        service.check(sent.credentials if sent else '')
     return [Depends(allowed)] if service.token else []
 
-def add_routes(
-    app, # FastAPI
+# %% ../../nbs/apps/serve.ipynb #759075fe
+def add_answers(
+    router, # of FastAPI
     service: Service, # what stands behind it
 ):
-    "What programs may ask"
-    from fastapi import APIRouter, Request
-    from fastapi.responses import JSONResponse, PlainTextResponse
-    from prometheus_client import generate_latest
-    closed = APIRouter(dependencies=token_needed(service))
+    "What is asked about photos"
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
 
-    @closed.post('/predict', openapi_extra=_BODY, responses=_ERRORS, response_model=list[Prediction])
+    @router.post('/predict', openapi_extra=_BODY, responses=_ERRORS, response_model=list[Prediction])
     async def predict(request: Request):
         "What fruit is it, and is it fresh? One object a photo, in order."
         return JSONResponse(await service.answer(request))
 
-    @closed.post('/explain', openapi_extra=_BODY, responses=_ERRORS)
+    @router.post('/explain', openapi_extra=_BODY, responses=_ERRORS)
     async def explain(request: Request):
         "As `/predict`, and where the answers come from: `fruit_heat` and `freshness_heat` are pictures as `data:` addresses."
         return JSONResponse(await service.answer(request, explain=True))
 
-    @app.get('/health')
-    async def health():
-        "Ready to answer."
-        return dict(status='ready')
+# %% ../../nbs/apps/serve.ipynb #0b65ba56
+def add_facts(
+    router, # of FastAPI
+    service: Service, # what stands behind it
+):
+    "What is asked about the network and its work"
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from prometheus_client import generate_latest
 
-    @closed.get('/model', responses={401: _ERRORS[401]})
+    @router.get('/model', responses={401: _ERRORS[401]})
     async def model():
         "What the network knows, what it learnt from, how good it is, and what one may ask for."
         return JSONResponse(service.facts())
 
-    @closed.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
+    @router.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
     async def metrics():
         "Counts and times, for Prometheus."
         return PlainTextResponse(generate_latest(service.metrics), media_type='text/plain; version=0.0.4; charset=utf-8')
 
-    app.include_router(closed)
-
-# %% ../../nbs/apps/serve.ipynb #0b65ba56
+# %% ../../nbs/apps/serve.ipynb #138fd1bb
 def create_app(
     service: Service, # what stands behind it
 ): # -> FastAPI
     "The web service"
     from importlib.resources import files
     need_extra('serve', 'fastapi', 'fastapi_offline', 'python_multipart', 'prometheus_client')
-    from fastapi import WebSocket
+    from fastapi import APIRouter, WebSocket
     from fastapi.responses import HTMLResponse
     from fastapi_offline import FastAPIOffline
     logging.getLogger('python_multipart').setLevel(logging.ERROR) # odd forms are told to who sent them
@@ -489,7 +497,14 @@ def create_app(
     @app.websocket('/live')
     async def live(websocket: WebSocket): await service.live(websocket)
 
-    add_routes(app, service)
+    @app.get('/health')
+    async def health():
+        "Ready to answer."
+        return dict(status='ready')
+
+    closed = APIRouter(dependencies=token_needed(service))
+    for add in (add_answers, add_facts): add(closed, service)
+    app.include_router(closed)
     watch(app, service)
     return app
 
@@ -547,42 +562,47 @@ def listen(
     return door
 
 # %% ../../nbs/apps/serve.ipynb #29b7e4f0
+def phase_of(
+    state, # of h11: what the client sends next
+    is_read: bool, # False: a part of an answer waits to be read
+) -> str: # headers, body or answer
+    "The phase in which a connection is"
+    import h11
+    if not is_read: return 'answer'
+    return {h11.IDLE: 'headers', h11.SEND_BODY: 'body'}.get(state, 'answer')
+
+_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 56\r\n\r\n'
+         b'{"detail":"too many connections; try again in a moment"}')
+
+# %% ../../nbs/apps/serve.ipynb #eb84c023
 def watched_protocol(
     limits: Limits, # how many connections, and how long each phase may take
 ) -> type: # for uvicorn's `http`
     "HTTP/1.1 that hangs up on clients who are slow, and turns away those beyond the limit"
-    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
-    phases = {h11.IDLE: limits.header_seconds, h11.SEND_BODY: limits.receive_seconds + limits.grace_seconds}
+    grace, seconds = limits.grace_seconds, dict(headers=limits.header_seconds)
+    seconds |= dict(body=limits.receive_seconds + grace, answer=limits.answer_seconds + grace)
     class Watched(H11Protocol):
         phase = alarm = None
-
-        def watch(self): # begins to count where a phase begins
-            is_read = not self.transport.get_write_buffer_size()
-            seconds = is_read and phases.get(self.conn.their_state) or limits.answer_seconds + limits.grace_seconds
-            if self.phase == (phase := (self.cycle, seconds)): return
+        def watch(self): # begins to count where a phase of a request begins
+            phase = phase_of(self.conn.their_state, not self.transport.get_write_buffer_size())
+            if self.phase == (self.cycle, phase): return
             self.rest()
-            self.phase, self.alarm = phase, self.loop.call_later(seconds, self.transport.abort)
+            self.phase, self.alarm = (self.cycle, phase), self.loop.call_later(seconds[phase], self.transport.abort)
 
         def rest(self): self.alarm = self.alarm and self.alarm.cancel()
-
         def connection_made(self, transport):
             super().connection_made(transport)
             if len(self.connections) > limits.connections: transport.write(_FULL); transport.close()
             else: self.watch()
-
         def data_received(self, data):
             super().data_received(data)
             if self.transport.get_protocol() is self: self.watch()
             else: self.rest() # a websocket by now
 
-        def on_response_complete(self): super().on_response_complete(); self.watch()
-
         def connection_lost(self, error): self.rest(); super().connection_lost(error)
+        def on_response_complete(self): super().on_response_complete(); self.watch()
     return Watched
-
-_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 56\r\n\r\n'
-         b'{"detail":"too many connections; try again in a moment"}')
 
 # %% ../../nbs/apps/serve.ipynb #5a154050
 def watched_camera(
@@ -603,8 +623,9 @@ def web_server(
     import uvicorn
     limits, graceful = service.limits, int(service.limits.answer_seconds)
     return uvicorn.Server(uvicorn.Config(
-        create_app(service), http=watched_protocol(limits), ws=watched_camera(limits), ws_max_size=limits.frame_bytes,
-        log_level='warning', access_log=False, server_header=False, timeout_graceful_shutdown=graceful))
+        create_app(service), http=watched_protocol(limits), ws=watched_camera(limits),
+        ws_max_size=limits.frame_bytes, timeout_graceful_shutdown=graceful,
+        log_level='warning', access_log=False, server_header=False))
 
 # %% ../../nbs/apps/serve.ipynb #bcc160ed
 @command
@@ -612,9 +633,11 @@ def fruit_serve(
     host: str='127.0.0.1', # address to answer at; 0.0.0.0 lets other computers ask, too
     port: int=8000, # port to answer at; 0 takes any that is free
     model: str=None, # model folder; the shipped one by default
-    device: str=None, # cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model folder has graph.onnx, else PyTorch, on a GPU if there is one
+    device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
+                  "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
 ) -> None:
-    "Answer photos over HTTP, with a page at / and a description at /docs; where the environment variable FRUIT_SERVE_TOKEN is set, requests must carry it as Authorization: Bearer"
+    """Answer photos over HTTP, with a page at / and a description at /docs; where the environment variable
+    FRUIT_SERVE_TOKEN is set, requests must carry it as Authorization: Bearer"""
     need_extra('serve', 'uvicorn', 'websockets')
     import warnings
     warnings.filterwarnings('ignore', module='PIL') # of damaged notes in somebody's file

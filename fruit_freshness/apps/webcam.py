@@ -141,7 +141,7 @@ def fruit_webcam(
     out: str=None, # video file to write, .mp4 or .avi: the frames with their answers
     model: str=None, # model folder; the shipped one by default
 ) -> None:
-    "Answer a camera or a video frame by frame; one JSON object a frame. Ctrl-C ends it, and so does q where a window is shown"
+    "Answer a camera or a video frame by frame; one JSON object a frame. Ctrl-C ends it, and q where a window is shown"
     predictor, steady, is_camera, frames = Predictor(model), Steady(), source.isdecimal(), 0
     with heard_stop() as stop, open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
         for seconds, frame in read_frames(capture, is_camera):
