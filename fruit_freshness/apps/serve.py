@@ -497,10 +497,8 @@ def create_app(
     @app.websocket('/live')
     async def live(websocket: WebSocket): await service.live(websocket)
 
-    @app.get('/health')
-    async def health():
-        "Ready to answer."
-        return dict(status='ready')
+    @app.get('/health', description='Ready to answer.')
+    async def health(): return dict(status='ready')
 
     closed = APIRouter(dependencies=token_needed(service))
     for add in (add_answers, add_facts): add(closed, service)
