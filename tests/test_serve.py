@@ -75,6 +75,21 @@ def test_slow_and_cut_connections(server):
     assert [status for status, *_ in load.run(asyncio.wait_for(rude(), 120))] == [200] * 8
 
 
+def test_threads_and_device(monkeypatch):
+    "Each lane computes with one thread; `--device` reaches the network, and one that is not there is named"
+    from fruit_freshness.apps import serve
+    from fruit_freshness.data import FruitError
+    seen = []
+    monkeypatch.setattr(serve, 'web_server', seen.append)
+    for device in (None, 'cpu'):
+        with pytest.raises(AttributeError): serve.fruit_serve(port=0, device=device) # there is no server to run
+    by_default, with_torch = (service.predictor for service in seen)
+    assert by_default.graph.session.get_session_options().intra_op_num_threads == 1
+    assert with_torch.graph is None and str(with_torch.device) == 'cpu'
+    with pytest.raises(FruitError, match="device nowhere: can't be used here"): serve.fruit_serve(port=0, device='nowhere')
+    for service in seen: service.close()
+
+
 @contextmanager
 def hurried(waiting):
     "A service in a thread of this process, with little time for anything; its connections, and where it answers"
