@@ -17,6 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,6 +62,11 @@ def serving(**environment):
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------
+
+def run(coroutine): # what it returns
+    "Run a coroutine in a thread of its own: playwright keeps an event loop in the thread that asked for a browser"
+    with ThreadPoolExecutor(1) as thread: return thread.submit(asyncio.run, coroutine).result()
+
 
 def form(*files, route='/predict', close=False) -> bytes: # a whole HTTP request
     "A request with photos"
@@ -118,8 +124,8 @@ def check_memory(server, seconds, clients) -> dict: # what came back
         watcher = asyncio.create_task(watch_memory(server))
         try: return await hammer(server.port, photos, clients, seconds)
         finally: watcher.cancel()
-    asyncio.run(hammer(server.port, photos, clients, 10)) # warm
-    one, many = asyncio.run(hammer(server.port, photos, 1, min(seconds, 20))), asyncio.run(watched())
+    run(hammer(server.port, photos, clients, 10)) # warm
+    one, many = run(hammer(server.port, photos, 1, min(seconds, 20))), run(watched())
     return dict(one=one, many=many, ratio=round(many['photos_per_second'] / one['photos_per_second'], 2), memory_mb=dict(end=round(server.memory()), most=round(server.memory('VmHWM'))))
 
 
@@ -177,7 +183,7 @@ def check_mutated(port, count, seed=0, together=32) -> dict: # what came of them
             try: loads.append(load_photo(content) is not None)
             except PhotoError: loads.append(False)
             slowest = max(slowest, time.perf_counter() - begin)
-        status, _, body = asyncio.run(asyncio.wait_for(ask(port, form(*files)), 60))
+        status, _, body = run(asyncio.wait_for(ask(port, form(*files)), 60))
         answers = json.loads(body)
         if not any(loads): assert status == 422 and 'Traceback' not in answers['detail'], body
         else:
@@ -210,7 +216,7 @@ def check_bombs(server) -> dict: # for each: status, seconds, MB more than befor
     report = {}
     for name, content in bombs().items():
         before, start = server.memory(), time.perf_counter()
-        status, _, body = asyncio.run(asyncio.wait_for(ask(server.port, form(content)), 60))
+        status, _, body = run(asyncio.wait_for(ask(server.port, form(content)), 60))
         assert status == 422, (name, status, body)
         report[name] = dict(bytes=len(content), seconds=round(time.perf_counter() - start, 3), more_mb=round(server.memory('VmHWM') - before, 1))
     return report

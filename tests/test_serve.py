@@ -6,9 +6,12 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import load
@@ -25,7 +28,7 @@ def server():
     with load.serving() as server: yield server
 
 
-def get(port, path): return asyncio.run(load.ask(port, f'GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'.encode()))
+def get(port, path): return load.run(load.ask(port, f'GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n'.encode()))
 
 
 def metric(server, name) -> float:
@@ -37,7 +40,7 @@ def metric(server, name) -> float:
 def test_many_clients(server):
     "Every one of 64 clients is answered, or told when to come back; photos share passes through the network"
     batches, photos = metric(server, 'fruit_batch_photos_count'), metric(server, 'fruit_batch_photos_sum')
-    report = asyncio.run(load.hammer(server.port, load.drawn_photos(8), clients=64, seconds=4))
+    report = load.run(load.hammer(server.port, load.drawn_photos(8), clients=64, seconds=4))
     assert set(report['statuses']) <= {200, 503} and report['statuses'][200] >= 64
     batches, photos = metric(server, 'fruit_batch_photos_count') - batches, metric(server, 'fruit_batch_photos_sum') - photos
     assert photos == report['statuses'][200] and batches < photos / 2
@@ -47,7 +50,7 @@ def test_full_queue(server):
     "More photos than may wait: some requests are answered, the others get 503 and when to come back; none waits for ever"
     request = load.form(*load.drawn_photos(8) * 4)
     async def crowd(): return await asyncio.gather(*(load.ask(server.port, request) for _ in range(24))) # 768 photos; 256 may wait
-    answers = asyncio.run(asyncio.wait_for(crowd(), 300))
+    answers = load.run(asyncio.wait_for(crowd(), 300))
     assert {status for status, *_ in answers} == {200, 503}
     for status, headers, body in answers:
         if status == 503: assert int(headers['retry-after']) >= 1 and 'try again' in json.loads(body)['detail']
@@ -69,7 +72,77 @@ def test_slow_and_cut_connections(server):
         polite = await asyncio.gather(*(load.ask(server.port, load.form(photo)) for _ in range(8)))
         for writer in open_ones: writer.transport.abort()
         return polite
-    assert [status for status, *_ in asyncio.run(asyncio.wait_for(rude(), 120))] == [200] * 8
+    assert [status for status, *_ in load.run(asyncio.wait_for(rude(), 120))] == [200] * 8
+
+
+def test_threads_and_device(monkeypatch):
+    "Each lane computes with one thread; `--device` reaches the network, and one that is not there is named"
+    from fruit_freshness.apps import serve
+    from fruit_freshness.data import FruitError
+    seen = []
+    monkeypatch.setattr(serve, 'web_server', seen.append)
+    for device in (None, 'cpu'):
+        with pytest.raises(AttributeError): serve.fruit_serve(port=0, device=device) # there is no server to run
+    by_default, with_torch = (service.predictor for service in seen)
+    assert by_default.graph.session.get_session_options().intra_op_num_threads == 1
+    assert with_torch.graph is None and str(with_torch.device) == 'cpu'
+    with pytest.raises(FruitError, match="device nowhere: can't be used here"): serve.fruit_serve(port=0, device='nowhere')
+    for service in seen: service.close()
+
+
+@contextmanager
+def hurried(waiting):
+    "A service in a thread of this process, with little time for anything; its connections, and where it answers"
+    from fruit_freshness.apps.serve import Limits, Service, listen, web_server
+    from fruit_freshness.infer import Predictor
+    limits = Limits(header_seconds=.3, receive_seconds=.3, answer_seconds=1, grace_seconds=.3, camera_seconds=.5, waiting=waiting)
+    service = Service(Predictor(), limits)
+    with listen('127.0.0.1', 0) as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096) # what nobody reads shows soon
+        server = web_server(service)
+        thread = threading.Thread(target=server.run, args=([door],))
+        thread.start()
+        try: yield server.server_state.connections, door.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            service.close()
+
+
+POST = 'POST {} HTTP/1.1\r\nHost: fruit\r\nContent-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n'
+SCRIPT = 'GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: fruit\r\n\r\n'
+LIVE = 'GET /live HTTP/1.1\r\nHost: fruit\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZnJ1aXRmcnVpdGZydWl0ZQ==\r\n\r\n'
+PICTURE = b'\x82\x81' + bytes(4) + b'x'
+SLOW = { # what a client sends first, what it then goes on sending, bytes that it reads meanwhile, photos that may wait
+    'headers': ('GET /health HTTP/1.1\r\nX: ', b'x', 100, 256),
+    'a body': (POST.format('/predict'), b' ', 100, 256),
+    'a body that nobody wants': (POST.format('/nowhere'), b' ', 100, 256),
+    'a body for a full queue': (POST.format('/predict'), b' ', 100, 0),
+    'no reading': (SCRIPT, SCRIPT.encode(), 0, 256),
+    'slow reading': (SCRIPT, b'', 1, 256),
+    'a camera without pictures': (LIVE, b'', 100, 256),
+    'a camera that reads nothing': (LIVE, PICTURE, 0, 256),
+}
+
+
+@pytest.mark.parametrize('kind', SLOW)
+def test_every_phase_ends(kind):
+    "Whoever is slow for ever loses the connection, in whichever phase it is"
+    first, then, reads, waiting = SLOW[kind]
+    with hurried(waiting) as (connections, address), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address)
+        client.sendall(first.encode())
+        client.setblocking(False)
+        while not connections: time.sleep(.01)
+        ends = time.monotonic() + 60
+        while connections and time.monotonic() < ends:
+            time.sleep(.002)
+            try:
+                client.send(then)
+                if reads: client.recv(reads)
+            except (BlockingIOError, ConnectionError): pass
+        assert not connections
 
 
 def test_odd_requests(server):
@@ -77,7 +150,7 @@ def test_odd_requests(server):
     photo = load.form(load.drawn_photos(1)[0])
     for request, status in ((photo.replace(b'boundary=fruit', b'boundary=' + b'x' * 300), 400), (photo.replace(b'multipart/form-data', b'multipart/mixed'), 415), (photo.replace(b'name="files"', b'name="other"'), 400),
                             (photo.replace(b'/predict', b'/../predict'), 404), (photo.replace(b'POST', b'PUT'), 405)):
-        answer, _, body = asyncio.run(asyncio.wait_for(load.ask(server.port, request), 60))
+        answer, _, body = load.run(asyncio.wait_for(load.ask(server.port, request), 60))
         assert answer == status and json.loads(body)['detail'], (answer, body)
 
 
@@ -103,7 +176,7 @@ def test_stop_under_load(kind):
         server.process.send_signal(kind)
         await asyncio.wait_for(asyncio.gather(*clients), 120)
     with load.serving() as server:
-        asyncio.run(crowd(server))
+        load.run(crowd(server))
         status = server.process.wait(90)
         server.reader.join(10)
     answered = sum(outcome != 'not accepted' for outcome in outcomes)
@@ -208,7 +281,7 @@ def test_page_photos(page, turning_fruit, tmp_path):
     shot(page, 'page-photos')
 
 
-def test_page_address_and_keyboard(page):
+def test_page_address_and_keyboard(page, server):
     "With the keyboard alone: an address that is refused, in words; every control can be reached and has a name"
     names = []
     page.locator('h1').click()
@@ -218,8 +291,34 @@ def test_page_address_and_keyboard(page):
     assert names == ['Choose photos', 'Take a photo', 'Live camera', 'Address of a photo', 'Look at it']
     page.get_by_label('Address of a photo').fill('http://127.0.0.1/private.jpg')
     page.keyboard.press('Enter')
-    page.get_by_text('leads to a local or private address').wait_for()
+    refusal = page.get_by_text('leads to a local or private address')
+    refusal.wait_for()
+    assert '`' not in refusal.inner_text() # what a person at a page can do, and no Python
     assert page.get_by_role('status').inner_text()
+    page.get_by_label('Address of a photo').fill('https://me:secret@example.org/private.jpg')
+    page.keyboard.press('Enter')
+    page.get_by_text('carries a user name or password').wait_for()
+    assert 'secret' not in page.content() and not any('secret' in line for line in server.log)
+
+
+COUNTED = '''
+window.made = window.held = 0
+const {createObjectURL, revokeObjectURL} = URL
+URL.createObjectURL = file => { made++; held++; return createObjectURL(file) }
+URL.revokeObjectURL = url => { if (url.startsWith('blob:')) held--; revokeObjectURL(url) }
+'''
+
+
+def test_page_keeps_no_photo(page, turning_fruit):
+    "A photo is shown, but its memory is not held for as long as the page is open; nor that of what is no photo"
+    page.add_init_script(COUNTED)
+    page.reload()
+    page.locator('#files').set_input_files([dict(name=name, mimeType='image/jpeg', buffer=content) for name, content in (('good.jpg', jpeg(turning_fruit[1])), ('bad.jpg', b'no photo'))])
+    check_card(page.locator('.card', has_text='good.jpg'))
+    page.locator('.card', has_text='bad.jpg').get_by_text('convert it to JPEG').wait_for()
+    while page.evaluate('() => held'): page.wait_for_timeout(20)
+    assert page.evaluate('() => made') == 2
+    assert page.locator('.card', has_text='good.jpg').locator('.photo').evaluate('image => image.complete && image.naturalWidth > 100')
 
 
 def test_page_drop_and_paste(page, turning_fruit):
@@ -281,3 +380,23 @@ def test_page_token(chromium):
         page.get_by_role('button', name='Live camera').click()
         page.locator('#answer strong').wait_for()
         context.close()
+
+
+def test_description_logs_in(chromium):
+    "The description asks for the token, and its requests carry it"
+    with load.serving(FRUIT_SERVE_TOKEN='pear') as locked:
+        page = chromium.new_page()
+        page.set_default_timeout(WAIT)
+        page.goto(f'http://127.0.0.1:{locked.port}/docs')
+        def model(): # asks for the facts of the network
+            page.get_by_role('button', name='Execute').click()
+            return page.locator('.live-responses-table tbody .response-col_status').first
+        page.locator('.opblock-summary-path', has_text='/model').click()
+        page.get_by_role('button', name='Try it out').click()
+        model().get_by_text('401').wait_for()
+        page.get_by_role('button', name='Authorize').first.click()
+        page.locator('.auth-container input').fill('pear')
+        page.locator('.auth-btn-wrapper').get_by_role('button', name='Apply credentials').click()
+        page.locator('.btn-done').click()
+        model().get_by_text('200').wait_for()
+        page.close()

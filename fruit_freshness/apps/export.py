@@ -202,15 +202,18 @@ FORMATS = dict(onnx=('fruit.onnx', export_onnx, run_onnx), torch=('fruit.pt2', e
 # %% ../../nbs/apps/export.ipynb #9a673aa9
 @command
 def fruit_export(
-    out: str=None, # the file to write; fruit.onnx or fruit.pt2 by default
+    out: str=None, # file to write; fruit.onnx or fruit.pt2 in this folder by default
     model: str=None, # model folder; the shipped one by default
-    format: Param('for ONNX Runtime and its like, or for PyTorch', str, choices=list(FORMATS))='onnx',
-    int8: bool=False, # eight bits instead of 32, for ONNX
-    graph: bool=False, # write graph.onnx into the model folder instead: with it, fruit_predict does without PyTorch
-    photos: str=None, # folder of photos for the ranges of int8; drawn ones by default
+    format: Param('onnx for ONNX Runtime and its like, torch for PyTorch', str, choices=list(FORMATS))='onnx',
+    int8: bool=False, # compute in eight bits instead of 32; for --format onnx alone
+    graph: bool=False, # write graph.onnx into the model folder instead: with it, fruit_predict needs no PyTorch
+    photos: str=None, # folder of photos to measure with, and to find the ranges of int8; drawn ones by default
 ) -> dict: # what was written and how far it is from the original
-    "Write the network as a file that needs nothing of this package, and measure that it says the same"
-    if graph: return dict(out=str(out := write_graph(model or shipped_model())), bytes=out.stat().st_size)
+    "Write the network as a file that needs nothing of this package, and measure how near its answers come"
+    if graph:
+        if out or int8 or photos or format != 'onnx':
+            raise FruitError("--graph: takes no other option than --model; leave the others out")
+        return dict(out=str(out := write_graph(model or shipped_model())), bytes=out.stat().st_size)
     if int8 and format != 'onnx': raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
     sources = list(expand_sources([photos])) if photos else [draw_photo(DRAWN_FRUITS[seed % 4], FRESHNESS[seed // 4 % 2], seed).image for seed in range(96)]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Batcher', 'Limits', 'Refused', 'open_photo', 'Service', 'drain', 'plain_name', 'keep_newest', 'page_policy',
-           'add_routes', 'create_app', 'Counted', 'watch', 'listen', 'watched_protocol', 'fruit_serve']
+           'token_needed', 'add_answers', 'add_facts', 'create_app', 'Counted', 'watch', 'listen', 'phase_of',
+           'watched_protocol', 'watched_camera', 'web_server', 'fruit_serve']
 
 # %% ../../nbs/apps/serve.ipynb #6ad6baa1
-import asyncio, base64, copy, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
+import asyncio, base64, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/apps/serve.ipynb #6304c809
 from fastcore.basics import patch
+from fastcore.script import Param
 from PIL import Image
 from .. import __version__
 from .webcam import Steady
@@ -80,11 +82,13 @@ class Limits:
     open_bytes: int=400_000_000 # of all requests that are being received
     pixels: int=50_000_000 # of one photo
     connections: int=512 # at once; most systems let a program have some 1,000 files and connections open
-    header_seconds: float=10. # from the connection, or the first byte of a further request, to the end of the headers
+    header_seconds: float=10. # from the connection, or the end of an answer, to the end of the headers
     receive_seconds: float=20. # from the end of the headers to the last byte of a request
-    answer_seconds: float=60. # from the last byte to the answer
+    answer_seconds: float=60. # from the last byte of a request to the answer
+    grace_seconds: float=3. # beyond these, in which a client may read why it is refused; then it is cut off
     waiting: int=256 # photos that wait for the network
     cameras: int=16 # live cameras at once
+    camera_seconds: float=60. # from one answer to a live camera to the next
     frame_bytes: int=2_000_000 # of one picture of a camera
 
 # %% ../../nbs/apps/serve.ipynb #a2d50b75
@@ -119,13 +123,12 @@ class Service:
     ):
         import torch
         self.predictor, self.limits, self.token = predictor, limits, token
-        self.side = predictor.net.config.normalisation.size
+        self.side = predictor.config.normalisation.size
         cores, on_processor = os.cpu_count() or 1, str(predictor.device) == 'cpu'
         lanes = min(cores, 8) if on_processor else 1
         self.network, self.readers, self.fetchers = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)), ThreadPoolExecutor(cores), ThreadPoolExecutor(8)
         self.answers = Batcher(self.predict, 4 if on_processor else 32, limits.waiting, self.network, lanes)
-        explainer = Predictor(copy.deepcopy(predictor.net), predictor.device)
-        self.explanations = Batcher(explainer.explain_photos, 4, limits.waiting // 8, self.network)
+        self.explanations = Batcher(predictor.explain_photos, 4, limits.waiting // 8, self.network)
         self.open_bytes = self.cameras = self.fetching = self.accepted = self.answered = 0
         self.count()
 
@@ -177,11 +180,13 @@ def busy(self: Service) -> Refused: # to be raised
 
 async def drain(
     request, # of Starlette; it was refused
-    most: int=100_000_000, # bytes
+    seconds: float, # longest duration
 ):
     "Read on for a while and throw it away"
-    async for piece in request.stream():
-        if (most := most - len(piece)) < 0: return
+    try:
+        async with asyncio.timeout(seconds):
+            async for _ in request.stream(): pass
+    except Exception: pass # all that matters is the refusal
 
 # %% ../../nbs/apps/serve.ipynb #c811a12e
 @patch
@@ -223,22 +228,26 @@ async def address(self: Service,
     if not isinstance(url, str): raise Refused(400, 'not understood; send {"url": "https://..."}')
     return url
 
+# %% ../../nbs/apps/serve.ipynb #702be707
 @patch
 async def receive(self: Service,
     request, # of Starlette
     most: int, # photos
+    room: bool, # False: too many photos wait already
 ) -> list[tuple[str, bytes]] | str: # photos, or the address of one
     "Receive what is to be looked at, within the limits of size and time"
     kind = request.headers.get('Content-Type', '').partition(';')[0].strip().lower()
     read = {'multipart/form-data': self.files, 'application/json': self.address}.get(kind)
+    seconds = self.limits.receive_seconds
     try:
+        if not room: raise self.busy()
         if not read: raise Refused(415, 'send photos as multipart/form-data in parts named files, or {"url": "https://..."} as application/json')
-        return await asyncio.wait_for(read(request, most), self.limits.receive_seconds)
-    except asyncio.TimeoutError:
-        raise Refused(408, f"the request took longer than {self.limits.receive_seconds:g} seconds to arrive; send fewer or smaller photos", Connection='close') from None
+        async with asyncio.timeout(seconds): return await read(request, most)
+    except TimeoutError:
+        words = f"the request took longer than {seconds:g} seconds to arrive; send fewer or smaller photos"
+        raise Refused(408, words, Connection='close') from None
     except Refused:
-        try: await asyncio.wait_for(drain(request), 3)
-        except Exception: pass # all that matters is the refusal
+        await drain(request, self.limits.grace_seconds)
         raise
 
 # %% ../../nbs/apps/serve.ipynb #9424ef2d
@@ -270,20 +279,31 @@ async def answer(self: Service,
 ) -> list[dict]: # one object a photo
     "Receive photos, look at them, answer"
     batcher, most = (self.explanations, self.limits.explained) if explain else (self.answers, self.limits.photos)
-    self.check(request.headers.get('Authorization', ''))
     request.state.received = 0
     try:
-        if not batcher.has_room(): await drain(request, self.limits.request_bytes); raise self.busy()
-        looked = await self.look(await self.receive(request, most))
-        good = [(name, *photos) for name, photos in looked if not isinstance(photos, FruitError)]
-        self.photos.labels('unreadable').inc(len(looked) - len(good))
-        if not good: raise Refused(422, ' '.join(str(error) for _, error in looked)[:2000])
-        if not batcher.has_room(len(good)): raise self.busy()
-        try: answers = await asyncio.wait_for(asyncio.gather(*(batcher.ask(small, name) for name, small, _ in good)), self.limits.answer_seconds)
-        except asyncio.TimeoutError: raise self.busy() from None
+        received = await self.receive(request, most, batcher.has_room())
+        async with asyncio.timeout(self.limits.answer_seconds):
+            return await self.answer_received(received, batcher)
+    except TimeoutError: raise self.busy() from None
     finally: self.open_bytes -= request.state.received
-    answered = iter(await asyncio.get_running_loop().run_in_executor(self.readers, self.describe, answers, [photo for *_, photo in good]))
-    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(answered) for name, photos in looked]
+
+# %% ../../nbs/apps/serve.ipynb #c3ebd158
+@patch
+async def answer_received(self: Service,
+    received: list[tuple[str, bytes]] | str, # photos, or the address of one
+    batcher: Batcher, # of answers or of explanations
+) -> list[dict]: # one object a photo
+    "Look at photos, and answer those that can be read"
+    looked = await self.look(received)
+    good = [(name, *photos) for name, photos in looked if not isinstance(photos, FruitError)]
+    self.photos.labels('unreadable').inc(len(looked) - len(good))
+    if not good: raise Refused(422, ' '.join(str(error) for _, error in looked)[:2000])
+    if not batcher.has_room(len(good)): raise self.busy()
+    answers = await asyncio.gather(*(batcher.ask(small, name) for name, small, _ in good))
+    loop, photos = asyncio.get_running_loop(), [photo for *_, photo in good]
+    answered = iter(await loop.run_in_executor(self.readers, self.describe, answers, photos))
+    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(answered)
+            for name, photos in looked]
 
 # %% ../../nbs/apps/serve.ipynb #4bd88f39
 @patch
@@ -302,11 +322,12 @@ def describe(self: Service,
 # %% ../../nbs/apps/serve.ipynb #de7de4e2
 @patch
 def check(self: Service,
-    authorization: str, # what the client says, `Bearer ...`
+    token: str, # what the client sent; empty: nothing
 ):
     "`Refused` unless the client may ask"
-    if self.token and not secrets.compare_digest(authorization.encode(), f'Bearer {self.token}'.encode()):
-        raise Refused(401, "a token is needed; send it as Authorization: Bearer ...", WWW_Authenticate='Bearer')
+    if self.token and not secrets.compare_digest(token.encode(), self.token.encode()):
+        words = "a token is needed; type it into the page, or send it as Authorization: Bearer ..."
+        raise Refused(401, words, WWW_Authenticate='Bearer')
 
 @patch
 def facts(self: Service) -> dict: # for JSON
@@ -319,24 +340,46 @@ def facts(self: Service) -> dict: # for JSON
 async def live(self: Service,
     camera, # websocket of Starlette
 ):
-    "Answer the newest picture of a camera, again and again, until it goes away"
+    "Answer a live camera of a page of this service, and say at the end why it ends"
     origin, host = camera.headers.get('Origin', ''), camera.headers.get('Host', '')
     if origin and origin.partition('://')[2] != host: return await camera.close(1008, "pages of other sites may not ask here")
     await camera.accept()
+    end = await self.admit(camera)
+    try: await asyncio.wait_for(camera.close(*end), self.limits.grace_seconds)
+    except Exception: pass # it has gone, or reads nothing
+
+@patch
+async def admit(self: Service,
+    camera, # websocket of Starlette, accepted
+) -> tuple[int, str]: # for its end: a code of websockets, and words
+    "Answer a camera that may ask, while there is room for it"
     try:
-        if self.token: self.check('Bearer ' + await asyncio.wait_for(camera.receive_text(), 10))
-    except Exception: return await camera.close(1008, "a token is needed; send it as the first message")
-    if self.cameras >= self.limits.cameras: return await camera.close(1013, "too many cameras are live; try again later")
+        if self.token: self.check(await asyncio.wait_for(camera.receive_text(), self.limits.header_seconds))
+    except Exception: return 1008, "a token is needed; type it into the page, or send it as the first message"
+    if self.cameras >= self.limits.cameras: return 1013, "too many cameras are live; try again later"
+    self.cameras += 1
+    try: await self.answer_frames(camera)
+    except TimeoutError:
+        return 1001, f"no picture was answered for {self.limits.camera_seconds:g} seconds; start the camera again"
+    finally: self.cameras -= 1
+    return 1000, ''
+
+# %% ../../nbs/apps/serve.ipynb #9826ab5b
+@patch
+async def answer_frames(self: Service,
+    camera, # websocket of Starlette
+):
+    "Answer the newest picture until the camera goes away; `TimeoutError` when it sends or reads nothing"
     newest, steady, seen = asyncio.Queue(1), Steady(), dict(dropped=0)
     reader = asyncio.create_task(keep_newest(camera, newest, seen))
-    self.cameras += 1
     try:
-        while (frame := await newest.get()) is not None: await camera.send_json(await self.look_once(frame, steady) | seen)
+        while True:
+            async with asyncio.timeout(self.limits.camera_seconds):
+                if (frame := await newest.get()) is None: return
+                await camera.send_json(await self.look_once(frame, steady) | seen)
     except Exception as error:
         if type(error).__name__ != 'WebSocketDisconnect': raise
-    finally:
-        self.cameras -= 1
-        reader.cancel()
+    finally: reader.cancel()
 
 # %% ../../nbs/apps/serve.ipynb #9f4952a7
 async def keep_newest(
@@ -379,50 +422,63 @@ def page_policy(
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 # %% ../../nbs/apps/serve.ipynb #5e1f00aa
-def add_routes(
-    app, # FastAPI
+def token_needed(
+    service: Service, # has the token
+) -> list: # `dependencies` of FastAPI, which its description tells of; empty where no token is set
+    "What lets in who carries the token"
+    from fastapi import Depends
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    bearer = HTTPBearer(auto_error=False, description="what FRUIT_SERVE_TOKEN holds")
+    async def allowed(sent: HTTPAuthorizationCredentials|None=Depends(bearer)):
+        service.check(sent.credentials if sent else '')
+    return [Depends(allowed)] if service.token else []
+
+# %% ../../nbs/apps/serve.ipynb #759075fe
+def add_answers(
+    router, # of FastAPI
     service: Service, # what stands behind it
 ):
-    "What programs may ask"
+    "What is asked about photos"
     from fastapi import Request
-    from fastapi.responses import JSONResponse, PlainTextResponse
-    from prometheus_client import generate_latest
+    from fastapi.responses import JSONResponse
 
-    @app.post('/predict', openapi_extra=_BODY, responses=_ERRORS, response_model=list[Prediction])
+    @router.post('/predict', openapi_extra=_BODY, responses=_ERRORS, response_model=list[Prediction])
     async def predict(request: Request):
         "What fruit is it, and is it fresh? One object a photo, in order."
         return JSONResponse(await service.answer(request))
 
-    @app.post('/explain', openapi_extra=_BODY, responses=_ERRORS)
+    @router.post('/explain', openapi_extra=_BODY, responses=_ERRORS)
     async def explain(request: Request):
         "As `/predict`, and where the answers come from: `fruit_heat` and `freshness_heat` are pictures as `data:` addresses."
         return JSONResponse(await service.answer(request, explain=True))
 
-    @app.get('/health')
-    async def health():
-        "Ready to answer."
-        return dict(status='ready')
+# %% ../../nbs/apps/serve.ipynb #0b65ba56
+def add_facts(
+    router, # of FastAPI
+    service: Service, # what stands behind it
+):
+    "What is asked about the network and its work"
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from prometheus_client import generate_latest
 
-    @app.get('/model', responses={401: _ERRORS[401]})
-    async def model(request: Request):
+    @router.get('/model', responses={401: _ERRORS[401]})
+    async def model():
         "What the network knows, what it learnt from, how good it is, and what one may ask for."
-        service.check(request.headers.get('Authorization', ''))
         return JSONResponse(service.facts())
 
-    @app.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
-    async def metrics(request: Request):
+    @router.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
+    async def metrics():
         "Counts and times, for Prometheus."
-        service.check(request.headers.get('Authorization', ''))
         return PlainTextResponse(generate_latest(service.metrics), media_type='text/plain; version=0.0.4; charset=utf-8')
 
-# %% ../../nbs/apps/serve.ipynb #0b65ba56
+# %% ../../nbs/apps/serve.ipynb #138fd1bb
 def create_app(
     service: Service, # what stands behind it
 ): # -> FastAPI
     "The web service"
     from importlib.resources import files
     need_extra('serve', 'fastapi', 'fastapi_offline', 'python_multipart', 'prometheus_client')
-    from fastapi import WebSocket
+    from fastapi import APIRouter, WebSocket
     from fastapi.responses import HTMLResponse
     from fastapi_offline import FastAPIOffline
     logging.getLogger('python_multipart').setLevel(logging.ERROR) # odd forms are told to who sent them
@@ -436,7 +492,12 @@ def create_app(
     @app.websocket('/live')
     async def live(websocket: WebSocket): await service.live(websocket)
 
-    add_routes(app, service)
+    @app.get('/health', description='Ready to answer.')
+    async def health(): return dict(status='ready')
+
+    closed = APIRouter(dependencies=token_needed(service))
+    for add in (add_answers, add_facts): add(closed, service)
+    app.include_router(closed)
     watch(app, service)
     return app
 
@@ -470,9 +531,11 @@ def watch(
     from starlette.requests import ClientDisconnect
     def say(status, words, headers=None): return JSONResponse(dict(detail=words), status, headers)
     async def refused(request, error): return say(error.status, str(error), error.headers)
+    async def unable(request, error): return say(501, str(error)) # a network that can't be explained
     async def gone(request, error): return say(400, "the connection was cut")
     async def broken(request, error): return say(500, "something is broken here; try again later, and tell whoever runs this service if it stays so")
     app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(FruitError, unable)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, broken)
     app.add_middleware(Counted, service=service)
@@ -492,56 +555,93 @@ def listen(
     return door
 
 # %% ../../nbs/apps/serve.ipynb #29b7e4f0
-def watched_protocol(
-    limits: Limits, # how many connections, and how long headers may take
-) -> type: # for uvicorn's `http`
-    "HTTP/1.1 that hangs up on clients who don't finish their headers, and turns away those beyond the limit"
+def phase_of(
+    state, # of h11: what the client sends next
+    is_read: bool, # False: a part of an answer waits to be read
+) -> str: # headers, body or answer
+    "The phase in which a connection is"
     import h11
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-    class Watched(H11Protocol):
-        deadline = None
-
-        def watch(self, on: bool):
-            if on and not self.deadline: self.deadline = self.loop.call_later(limits.header_seconds, self.transport.abort)
-            elif not on and self.deadline: self.deadline = self.deadline.cancel()
-
-        def connection_made(self, transport):
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections: transport.write(_FULL); transport.close()
-            else: self.watch(True)
-
-        def data_received(self, data):
-            super().data_received(data)
-            self.watch(self.conn.their_state is h11.IDLE) # no request has begun: its headers are not complete
-
-        def connection_lost(self, error):
-            self.watch(False)
-            super().connection_lost(error)
-    return Watched
+    if not is_read: return 'answer'
+    return {h11.IDLE: 'headers', h11.SEND_BODY: 'body'}.get(state, 'answer')
 
 _FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 56\r\n\r\n'
          b'{"detail":"too many connections; try again in a moment"}')
 
-# %% ../../nbs/apps/serve.ipynb #5d7e4c8a
+# %% ../../nbs/apps/serve.ipynb #eb84c023
+def watched_protocol(
+    limits: Limits, # how many connections, and how long each phase may take
+) -> type: # for uvicorn's `http`
+    "HTTP/1.1 that hangs up on clients who are slow, and turns away those beyond the limit"
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+    grace, seconds = limits.grace_seconds, dict(headers=limits.header_seconds)
+    seconds |= dict(body=limits.receive_seconds + grace, answer=limits.answer_seconds + grace)
+    class Watched(H11Protocol):
+        phase = alarm = None
+        def watch(self): # begins to count where a phase of a request begins
+            phase = phase_of(self.conn.their_state, not self.transport.get_write_buffer_size())
+            if self.phase == (self.cycle, phase): return
+            self.rest()
+            self.phase, self.alarm = (self.cycle, phase), self.loop.call_later(seconds[phase], self.transport.abort)
+
+        def rest(self): self.alarm = self.alarm and self.alarm.cancel()
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections: transport.write(_FULL); transport.close()
+            else: self.watch()
+        def data_received(self, data):
+            super().data_received(data)
+            if self.transport.get_protocol() is self: self.watch()
+            else: self.rest() # a websocket by now
+
+        def connection_lost(self, error): self.rest(); super().connection_lost(error)
+        def on_response_complete(self): super().on_response_complete(); self.watch()
+    return Watched
+
+# %% ../../nbs/apps/serve.ipynb #5a154050
+def watched_camera(
+    limits: Limits, # how long a client may take to hang up
+) -> type: # for uvicorn's `ws`
+    "Websockets that hang up when the service has said its last"
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+    class Watched(WebSocketsSansIOProtocol):
+        def on_task_complete(self, task):
+            super().on_task_complete(task)
+            self.loop.call_later(limits.grace_seconds, self.transport.abort)
+    return Watched
+
+def web_server(
+    service: Service, # what stands behind it
+): # -> `uvicorn.Server`
+    "A server that keeps the limits of a service"
+    import uvicorn
+    limits, graceful = service.limits, int(service.limits.answer_seconds)
+    return uvicorn.Server(uvicorn.Config(
+        create_app(service), http=watched_protocol(limits), ws=watched_camera(limits),
+        ws_max_size=limits.frame_bytes, timeout_graceful_shutdown=graceful,
+        log_level='warning', access_log=False, server_header=False))
+
+# %% ../../nbs/apps/serve.ipynb #bcc160ed
 @command
 def fruit_serve(
-    host: str='127.0.0.1', # 0.0.0.0 answers other computers, too
-    port: int=8000, # 0: any that is free
+    host: str='127.0.0.1', # address to answer at; 0.0.0.0 lets other computers ask, too
+    port: int=8000, # port to answer at; 0 takes any that is free
     model: str=None, # model folder; the shipped one by default
-):
-    "Answer photos over HTTP, with a page at /; the environment variable FRUIT_SERVE_TOKEN, if set, is what requests must carry as Authorization: Bearer"
+    device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
+                  "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
+) -> None:
+    """Answer photos over HTTP, with a page at / and a description at /docs; where the environment variable
+    FRUIT_SERVE_TOKEN is set, requests must carry it as Authorization: Bearer"""
     need_extra('serve', 'uvicorn', 'websockets')
-    import uvicorn, warnings
+    import warnings
     warnings.filterwarnings('ignore', module='PIL') # of damaged notes in somebody's file
     door, token = listen(host, port), os.environ.get('FRUIT_SERVE_TOKEN')
-    service = Service(Predictor(model), token=token)
+    service = Service(Predictor(model, device, threads=1), token=token) # each lane is a thread
+    server = web_server(service)
     def say(words): print(f'fruit_serve: {words}', file=sys.stderr, flush=True)
     name = f'[{host}]' if ':' in host else host
-    config = uvicorn.Config(create_app(service), http=watched_protocol(service.limits), log_level='warning', access_log=False, server_header=False, ws='websockets-sansio', ws_max_size=service.limits.frame_bytes,
-                            timeout_graceful_shutdown=int(service.limits.answer_seconds))
     for kind in (signal.SIGINT, signal.SIGTERM): signal.signal(kind, lambda *_: None) # the server's own take over while it runs
     say(f"answering at http://{name}:{door.getsockname()[1]}; Ctrl-C ends it")
     if not token and host not in ('127.0.0.1', 'localhost', '::1'): say("whoever reaches this port may ask; set FRUIT_SERVE_TOKEN to change that")
-    uvicorn.Server(config).run(sockets=[door])
+    server.run(sockets=[door])
     service.close()
     say(f"stopped; {service.accepted} requests accepted, {service.answered} answered")

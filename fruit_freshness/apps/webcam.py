@@ -120,28 +120,28 @@ def show_frame(
 def record(
     out: str|None, # video file; None: nothing is recorded
     rate: float, # frames a second
-):  # what takes a frame
-    "Write frames into a video file"
-    writer = None
-    def write(frame):
-        nonlocal writer
+):  # what takes a frame, and when it was seen, in seconds since the start
+    "Write frames into a video file, as many times as it takes to keep their time"
+    writer, written = None, 0
+    def write(frame, seconds):
+        nonlocal writer, written
         if not out: return
         if writer is None:
             writer = cv2.VideoWriter(out, cv2.VideoWriter_fourcc(*('MJPG' if out.lower().endswith('.avi') else 'mp4v')), rate, frame.shape[1::-1])
             if not writer.isOpened(): raise FruitError(f"{out}: can't be written; give a name that ends in .mp4 or .avi, in a folder that is there")
-        writer.write(frame)
+        for _ in range(written, round(seconds * rate) + 1): writer.write(frame); written += 1
     try: yield write
     finally:
         if writer: writer.release()
 
-# %% ../../nbs/apps/webcam.ipynb #1a7db885
+# %% ../../nbs/apps/webcam.ipynb #617907be
 @command
 def fruit_webcam(
     source: str='0', # number of a camera, or a video file
-    out: str=None, # video file for the frames with their answers
+    out: str=None, # video file to write, .mp4 or .avi: the frames with their answers
     model: str=None, # model folder; the shipped one by default
 ) -> None:
-    "Answer a camera or a video frame by frame; one JSON object a frame, q or Ctrl-C ends"
+    "Answer a camera or a video frame by frame; one JSON object a frame. Ctrl-C ends it, and q where a window is shown"
     predictor, steady, is_camera, frames = Predictor(model), Steady(), source.isdecimal(), 0
     with heard_stop() as stop, open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
         for seconds, frame in read_frames(capture, is_camera):
@@ -149,7 +149,7 @@ def fruit_webcam(
             answer = steady.update(answer, seconds)
             print(json.dumps(dict(frame=frames, seconds=round(seconds, 3), **asdict(answer)), ensure_ascii=False), flush=True)
             draw_answer(frame, answer)
-            write(frame)
+            write(frame, seconds)
             frames += 1
             if show_frame(frame): return
             if stop.is_set(): return print(f'fruit_webcam: stopped after {frames} frames', file=sys.stderr)
