@@ -1270,8 +1270,11 @@ class PhotoStore:
 def content_hash(
     path: Path | str, # a file
 ) -> str: # SHA-256, 64 hexadecimal digits
-    "The hash of a file's bytes"
-    with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+    "The hash of a file's bytes; `DataError` if it can't be read"
+    try:
+        if os.path.exists(path) and not os.path.isfile(path): raise OSError("no regular file")
+        with open(path, 'rb') as file: return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error: raise DataError(f"{path}: can't be read ({error.strerror or error}); check its name and permissions, or leave it out") from None
 
 # %% ../nbs/00_data.ipynb #ecd57ebf
 def map_photos(
@@ -1324,7 +1327,7 @@ def write_whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with open(part, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline=''))) as file:
+        with open(part, mode, **({} if 'b' in mode else dict(encoding='utf-8', errors='surrogateescape', newline=''))) as file:
             yield file
             file.flush(); os.fsync(file.fileno())
         os.replace(part, path)
