@@ -6,7 +6,7 @@
 from __future__ import annotations
 import csv, hashlib, os, re, tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +15,14 @@ from typing import NamedTuple
 # %% auto #0
 __all__ = ['work_side', 'thumb_side', 'PLAIN', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
            'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
-           'unpack_features', 'SearchCache', 'open_cache', 'one_core_each', 'describe_or_say', 'gather_features',
-           'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells',
-           'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform',
-           'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows',
-           'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link', 'Comparison',
-           'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates',
-           'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies',
-           'lay_over', 'checker', 'show_links', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos',
+           'unpack_features', 'SearchCache', 'add_checksum', 'is_intact', 'open_cache', 'one_core_each',
+           'describe_or_say', 'gather_features', 'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells',
+           'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors',
+           'mirror_points', 'propose_transform', 'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints',
+           'overlay', 'Windows', 'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link',
+           'Comparison', 'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups',
+           'compare_candidates', 'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies',
+           'find_copies', 'lay_over', 'checker', 'show_links', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos',
            'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos',
            'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
            'leak_words', 'Audit', 'audit_folder', 'fruit_audit']
@@ -37,7 +37,7 @@ class LeakageError(FruitError):
     "One picture stands on both sides of a split"
 
 # %% ../nbs/01_split.ipynb #ef8dba6d
-import html, io, itertools, json, sqlite3, sys, warnings
+import html, io, itertools, json, sqlite3, sys, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -151,7 +151,8 @@ def unpack_features(
 # %% ../nbs/01_split.ipynb #12d3a97c
 class SearchCache:
     "What searches have found out, by content hash, in one SQLite file; in `:memory:` it lasts as long as the search."
-    recipe = f'6:{work_side}:{thumb_side}'  # changes when features, comparisons or links are computed in another way
+    recipe = f'7:{work_side}:{thumb_side}'  # changes with how results are computed or stored
+    wait = 60  # seconds for another search to finish what it is writing
 
     def __init__(
         self,
@@ -160,13 +161,44 @@ class SearchCache:
         self.file = file
         try:
             if file != ':memory:': Path(file).parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(file, timeout=60)
-            self.database.execute('pragma journal_mode = wal') # a write need not wait for the disk, and a kill leaves a whole file
+            self.database = sqlite3.connect(file, timeout=self.wait)
+            self.database.execute('pragma journal_mode = delete') # WAL does not work on network file systems
+            self.database.execute('pragma synchronous = off') # no wait for the disk; kills leave it whole
             self.database.execute('create table if not exists results (key text primary key, data blob)')
         except (OSError, sqlite3.Error) as error:
             raise DataError(f'{file}: cannot be used to remember what the search finds ({error}); name another file') from error
 
 # %% ../nbs/01_split.ipynb #30ea8bee
+@patch
+def close(self: SearchCache):
+    "Let go of the file; from here on nothing is known and nothing remembered."
+    if self.database: self.database.close()
+    self.database = None
+
+@patch
+def give_up(
+    self: SearchCache,
+    error: sqlite3.Error,  # why
+):
+    "Warn once, and let the search go on without the file."
+    warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next one will take as long; '
+                  'make room on the disk, or delete the file if it is damaged')
+    self.close()
+
+# %% ../nbs/01_split.ipynb #b692c90e
+def add_checksum(
+    data: bytes,  # any
+) -> bytes: # 4 bytes more
+    "Bytes behind their CRC-32."
+    return zlib.crc32(data).to_bytes(4) + data
+
+def is_intact(
+    data: object,  # what the database gives
+) -> bool: # whether it is what `add_checksum` made
+    "Whether the checksum fits."
+    return isinstance(data, bytes) and data == add_checksum(data[4:])
+
+# %% ../nbs/01_split.ipynb #f75b7639
 @patch
 def get(
     self: SearchCache,
@@ -175,10 +207,13 @@ def get(
 ) -> dict[str, bytes]: # those that are known, by key
     "Look up many keys at once."
     found, names = {}, [f'{self.recipe}:{kind}:{key}' for key in keys]
-    for place in range(0, len(names), 500):
-        some = names[place:place + 500]
-        found.update(self.database.execute(f"select key, data from results where key in ({','.join('?'*len(some))})", some))
-    return {key.rsplit(':', 1)[1]: data for key, data in found.items()}
+    try:
+        for place in range(0, len(names) if self.database else 0, 500):
+            some = names[place:place + 500]
+            query = f"select key, data from results where key in ({','.join('?'*len(some))})"
+            found.update(self.database.execute(query, some))
+    except sqlite3.Error as error: self.give_up(error)
+    return {key.rsplit(':', 1)[1]: data[4:] for key, data in found.items() if is_intact(data)}
 
 @patch
 def put(
@@ -186,28 +221,42 @@ def put(
     kind: str,  # 'features', 'comparison' or 'links'
     found: dict[str, bytes],  # by key
 ):
-    "Remember; a file that can't be written costs a warning and the time of the next search."
+    "Remember."
+    rows = [(f'{self.recipe}:{kind}:{key}', add_checksum(data)) for key, data in found.items()]
+    if not self.database: return
     try:
-        with self.database: self.database.executemany('insert or replace into results values (?, ?)', [(f'{self.recipe}:{kind}:{key}', data) for key, data in found.items()])
-    except sqlite3.Error as error: warnings.warn(f'{self.file}: nothing is remembered for the next search ({error}); make room, or name another file')
+        with self.database: self.database.executemany('insert or replace into results values (?, ?)', rows)
+    except sqlite3.Error as error: self.give_up(error)
 
 # %% ../nbs/01_split.ipynb #3973dff4
+# of the file: a photo has some 50 kB of features and 2 kB of comparisons; what is left over is SQLite's own
+_shares = dict(features=.75, comparison=.12, links=.03)
+
+_forget = '''delete from results where rowid in (select rowid from (
+    select rowid, sum(2*length(key) + length(data)) over (order by rowid desc) as bytes
+    from results where key glob ?) where bytes > ?)'''
+
 @patch
 def trim(
     self: SearchCache,
     most: int = 2 << 30,  # bytes in use
 ):
-    "Forget the older half when it has grown too large."
+    "When too large, forget what other versions wrote, and the oldest of each kind beyond its share."
     size = 'select (page_count - freelist_count)*page_size from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'
-    if self.database.execute(size).fetchone()[0] <= most: return
-    with self.database: self.database.execute('delete from results where rowid in (select rowid from results order by rowid limit (select count(*)/2 from results))')
+    try:
+        if not self.database or self.database.execute(size).fetchone()[0] <= most: return
+        with self.database:
+            self.database.execute('delete from results where not key glob ?', [f'{self.recipe}:*'])
+            for kind, share in _shares.items():
+                self.database.execute(_forget, [f'{self.recipe}:{kind}:*', int(share*most)])
+    except sqlite3.Error as error: self.give_up(error)
 
+# %% ../nbs/01_split.ipynb #5841d13b
 def open_cache(
     file: Path | None = None,  # by default one in the user's cache folder
-) -> SearchCache: # in memory where there is no place for the default
+) -> SearchCache: # in memory where the file can't be used
     "The memory of the search."
-    if file is not None: return SearchCache(file)
-    try: return SearchCache(xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
+    try: return SearchCache(file or xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
     except DataError as error:
         warnings.warn(f'{error}, or set XDG_CACHE_HOME; the search goes on without')
         return SearchCache(':memory:')
@@ -381,6 +430,7 @@ def match_descriptors(
     least: float = 0.8,  # cosine of matching descriptors at least
 ) -> tuple[np.ndarray, np.ndarray]: # positions in the first and in the second
     "Descriptors that are each other's nearest."
+    if not len(first) or not len(second): return np.zeros(0, int), np.zeros(0, int)
     cosine = (first.astype(np.float32)/255)@(second.astype(np.float32)/255).T
     nearest, back = cosine.argmax(1), cosine.argmax(0)
     mutual = np.flatnonzero((back[nearest] == np.arange(len(first))) & (cosine.max(1) > least))
@@ -750,10 +800,10 @@ def join_groups(
 # %% ../nbs/01_split.ipynb #b7772aeb
 def hash_or_name(
     path: Path,  # file
-) -> str: # content hash, or the name when it can't be read
+) -> str: # content hash, or the bytes of the name in hexadecimal digits when it can't be read
     "What tells a file from others."
     try: return content_hash(path)
-    except (FruitError, OSError): return str(path)
+    except (FruitError, OSError): return os.fsencode(path).hex()
 
 # %% ../nbs/01_split.ipynb #2a518e7f
 @dataclass
@@ -781,14 +831,15 @@ def find_copies(
     hashes, same = map_photos(hash_or_name, paths, 'reading photos', progress), defaultdict(list)
     for position, key in enumerate(hashes): same[key].append(position)
     memory = open_cache(cache)
-    with one_core_each(), closing(memory.database):
+    with one_core_each(), closing(memory):
         described = gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
         readable = {key: described[key] for key in sorted(same) if isinstance(described[key], PhotoFeatures)}
         links, names = recall_links(Comparer(readable, memory), progress), list(readable)
         memory.trim()
     for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
     links += [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
-    reasons = {position: described[key] for key, positions in same.items() if key not in readable for position in positions}
+    reasons = {position: described[key].replace(str(paths[positions[0]]), str(paths[position]), 1)
+               for key, positions in same.items() if key not in readable for position in positions}
     return Copies(paths, hashes, join_groups(len(paths), [(link.first, link.second) for link in links]), links, reasons)
 
 # %% ../nbs/01_split.ipynb #c22a0bd2
