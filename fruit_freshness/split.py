@@ -13,19 +13,20 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['work_side', 'thumb_side', 'PLAIN', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
-           'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
-           'unpack_features', 'SearchCache', 'add_checksum', 'is_intact', 'open_cache', 'one_core_each',
-           'describe_or_say', 'gather_features', 'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells',
-           'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors',
-           'mirror_points', 'propose_transform', 'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints',
-           'overlay', 'Windows', 'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link',
-           'Comparison', 'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups',
-           'compare_candidates', 'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies',
-           'find_copies', 'lay_over', 'checker', 'show_links', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos',
-           'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos',
-           'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
-           'leak_words', 'Audit', 'audit_folder', 'fruit_audit']
+__all__ = ['work_side', 'thumb_side', 'PLAIN', 'SIDES', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks',
+           'PhotoFeatures', 'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors',
+           'pack_features', 'unpack_features', 'SearchCache', 'add_checksum', 'is_intact', 'open_cache',
+           'one_core_each', 'describe_or_say', 'gather_features', 'draw_lots', 'compress_descriptors', 'halve_cells',
+           'split_in_cells', 'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates', 'find_candidates',
+           'match_descriptors', 'mirror_points', 'propose_transform', 'fit_transform', 'apply_transform',
+           'is_plausible', 'align_keypoints', 'overlay', 'Windows', 'compare_windows', 'refine_transform',
+           'shared_structure', 'judge_link', 'Link', 'Comparison', 'compare_photos', 'pack_comparison',
+           'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates', 'find_witness', 'link_photos',
+           'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies', 'lay_over', 'checker', 'show_links',
+           'source_stem', 'stem_keys', 'pairs_alike', 'Grouping', 'group_photos', 'join_specimens', 'label_conflicts',
+           'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos', 'show_split',
+           'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between', 'leak_words',
+           'Audit', 'audit_folder', 'fruit_audit']
 
 # %% ../nbs/01_split.ipynb #61ef59b7
 import numpy as np
@@ -895,6 +896,19 @@ def source_stem(
     while stem != before: before, stem = stem, _copy_marks.sub('', stem) or stem
     return stem
 
+# %% ../nbs/01_split.ipynb #2e2f3b22
+def stem_keys(
+    photos: Sequence[Photo], # labelled photos
+) -> list[tuple]: # one a photo; photos whose keys are equal are copies as far as names tell
+    "Label and source stem, and the folder, unless a copy there must come from another folder"
+    keys = [(photo.fruit, photo.freshness, source_stem(photo.path)) for photo in photos]
+    folders, with_source = defaultdict(set), defaultdict(set)
+    for key, photo in zip(keys, photos):
+        folders[key].add(photo.path.parent)
+        if photo.path.stem == key[2]: with_source[key].add(photo.path.parent)
+    inside = {key for key in folders if with_source[key] == folders[key]}
+    return [(*key, photo.path.parent if key in inside else None) for key, photo in zip(keys, photos)]
+
 # %% ../nbs/01_split.ipynb #0d293fa6
 def pairs_alike(
     keys: Sequence, # one a photo; None for a photo that has none
@@ -912,7 +926,7 @@ class Grouping:
     photos: list[Photo] # all of them
     hashes: list[str] # of each file's content
     groups: list[int] # source group of each photo: the smallest number of a photo in it
-    links: dict[str, list[tuple[int, int]]] # evidence by kind: 'content', 'picture', 'stem'
+    links: dict[str, list[tuple[int, int]]] # evidence by kind: 'content', 'picture', 'stem', 'specimen'
 
     def members(self) -> dict[int, list[int]]: # group -> numbers of its photos
         "The photos of each group"
@@ -928,7 +942,7 @@ class Grouping:
 def group_photos(
     photos: Sequence[Photo], # labelled photos, all readable
     copies: bool=True, # look for the same picture in the pixels, too
-    stems: bool=True, # take an equal source stem within one class as a copy
+    stems: bool=True, # believe names that tell of a copy, within one class
     cache: Path | None=None, # file in which the findings are remembered by content; one in the user's cache folder by default
     progress: bool=True, # show bars
 ) -> Grouping: # every photo in one source group
@@ -938,8 +952,23 @@ def group_photos(
     hashes = found.hashes if found else map_photos(content_hash, [photo.path for photo in photos], 'reading photos', progress)
     links = dict(content=pairs_alike(hashes))
     if found: links['picture'] = [(link.first, link.second) for link in found.links if link.kind == 'picture']
-    if stems: links['stem'] = pairs_alike([(photo.fruit, photo.freshness, source_stem(photo.path)) for photo in photos])
+    if stems: links['stem'] = pairs_alike(stem_keys(photos))
     return Grouping(photos, hashes, join_groups(len(photos), [pair for pairs in links.values() for pair in pairs]), links)
+
+# %% ../nbs/01_split.ipynb #f0acdd9e
+def join_specimens(
+    grouping: Grouping, # photos and their groups
+    specimen: Sequence | Callable, # a name for each photo, or a function of a `Photo`; None where unknown
+) -> Grouping: # the same photos; those of one specimen are in one group
+    "Make one group of all photos of a specimen, and of their copies"
+    photos = grouping.photos
+    names = [specimen(photo) for photo in photos] if callable(specimen) else list(specimen)
+    if len(names) != len(photos):
+        raise DataError(f"{len(names)} specimens for {len(photos)} photos; give one a photo, or None")
+    known = [name if name == name and name != '' else None for name in names] # NaN is not equal to itself
+    pairs = pairs_alike(known)
+    groups = join_groups(len(photos), [*enumerate(grouping.groups), *pairs])
+    return Grouping(photos, grouping.hashes, groups, grouping.links | {'specimen': pairs})
 
 # %% ../nbs/01_split.ipynb #b65c88d9
 def label_conflicts(
@@ -981,6 +1010,8 @@ def class_threshold(
     return np.nextafter(places[best], 2.) if places[best] == order[best][0] else places[best]
 
 # %% ../nbs/01_split.ipynb #73fe2938
+SIDES = ('train', 'valid')
+
 @dataclass(frozen=True)
 class SplitRow:
     "Where one photo stands"
@@ -1002,23 +1033,17 @@ class Split:
     def valid(self) -> list[Photo]: return self.side('valid')
 
 # %% ../nbs/01_split.ipynb #a5f8bf55
-def _anchor(
-    grouping: Grouping, # photos and groups
-    members: Sequence[int], # numbers of one group's photos
-) -> int: # the number of the photo that draws for the group
-    "The photo with the shortest name: copies mostly bear longer names than their source, and so adding them leaves the draw as it was"
-    return min(members, key=lambda number: (len(grouping.photos[number].path.name), grouping.hashes[number]))
-
 def _group_draws(
     grouping: Grouping, # photos and groups
     seed: int, # of the split
 ) -> list[SimpleNamespace]: # group, members, number drawn, label and size
     "What each group drew, and the class that it counts for"
     draws = []
+    labels = [(photo.fruit, photo.freshness) for photo in grouping.photos]
     for group, members in grouping.members().items():
-        anchor = _anchor(grouping, members)
-        label = (grouping.photos[anchor].fruit, grouping.photos[anchor].freshness)
-        draws.append(SimpleNamespace(group=group, members=members, label=label, size=len(members), number=draw_number(grouping.hashes[anchor], seed)))
+        content, label = min((grouping.hashes[number], labels[number]) for number in members)
+        draws.append(SimpleNamespace(group=group, members=members, label=label, size=len(members)))
+        draws[-1].number = draw_number(content, seed)
     return draws
 
 # %% ../nbs/01_split.ipynb #3e9a5280
@@ -1039,17 +1064,34 @@ def _make_split(
     "Every photo goes where its group goes"
     return Split([SplitRow(photo, content, group, sides[group]) for photo, content, group in zip(grouping.photos, grouping.hashes, grouping.groups)])
 
-# %% ../nbs/01_split.ipynb #dbf291d4
+# %% ../nbs/01_split.ipynb #7db16bb1
+def _warn_one_sided(
+    splits: Sequence[Split], # one, or folds
+) -> None:
+    "Warn of classes that have photos on one side alone"
+    found = set()
+    for split in splits:
+        held = {side: {(photo.fruit, photo.freshness) for photo in split.side(side)} for side in SIDES}
+        for side, other in (SIDES, SIDES[::-1]):
+            found |= {(*label, side) for label in held[side] - held[other]}
+    where = ' in a fold' if len(splits) > 1 else ''
+    names = ', '.join(f"{fruit} {freshness} ({side} only{where})" for fruit, freshness, side in sorted(found))
+    remedy = 'add photos of other pictures, or leave these classes out'
+    if found: warnings.warn(f"too few pictures to stand on both sides: {names}; {remedy}", stacklevel=3)
+
+# %% ../nbs/01_split.ipynb #71310e92
 def split_photos(
     photos: Sequence[Photo] | Grouping, # labelled photos, or photos whose groups are known
     valid: float=.2, # share of photos that validate, about
     seed: int=42, # another seed, another split
     copies: bool=True, # look for the same picture in the pixels
     previous: Split | None=None, # an earlier split whose photos keep their sides
-) -> Split: # no source group on both sides, every fruit and freshness on both
+    specimen: Sequence | Callable | None=None, # names what each photo shows, as for `join_specimens`
+) -> Split: # no source group and no specimen on both sides; every fruit and freshness on both, or a warning
     "Split photos by source group, stratified by fruit and freshness"
     if not 0 < valid < 1: raise DataError(f"a validation share of {valid} leaves one side empty; choose one between 0 and 1")
     grouping = photos if isinstance(photos, Grouping) else group_photos(photos, copies=copies)
+    if specimen is not None: grouping = join_specimens(grouping, specimen)
     draws, sides = _group_draws(grouping, seed), _kept_sides(grouping, previous)
     for label in {draw.label for draw in draws}:
         ours = [draw for draw in draws if draw.label == label]
@@ -1057,6 +1099,7 @@ def split_photos(
         for draw in ours: sides.setdefault(draw.group, 'valid' if draw.number < threshold else 'train')
     split = _make_split(grouping, sides)
     if not split.valid: raise DataError(f"{len(grouping.photos)} photos of {len(draws)} pictures are too few to validate; add photos of other fruits")
+    _warn_one_sided([split])
     return split
 
 # %% ../nbs/01_split.ipynb #85fa46dd
@@ -1093,23 +1136,27 @@ def fold_photos(
     for draw in sorted(draws, key=lambda draw: draw.number):
         fold_of[draw.group] = min(range(folds), key=lambda fold: (sizes[draw.label][fold], sum(size[fold] for size in sizes.values())))
         sizes[draw.label][fold_of[draw.group]] += draw.size
-    return [_make_split(grouping, {group: 'valid' if fold_of[group] == fold else 'train' for group in fold_of}) for fold in range(folds)]
+    sides = [{group: SIDES[dealt == fold] for group, dealt in fold_of.items()} for fold in range(folds)]
+    splits = [_make_split(grouping, groups) for groups in sides]
+    _warn_one_sided(splits)
+    return splits
 
 # %% ../nbs/01_split.ipynb #455765af
 def audit_split(
     split: Split, # photos on two sides
 ) -> int: # how many photos were compared
-    "Raise `LeakageError`, naming the pairs, if a content, a source stem of one class or a group stands on both sides"
-    keys = dict(content=lambda row: row.content_hash, group=lambda row: row.group,
-                stem=lambda row: (row.photo.fruit, row.photo.freshness, source_stem(row.photo.path)))
-    for kind, key in keys.items():
-        trained = {key(row): row.photo.path for row in split.rows if row.side == 'train'}
-        leaks = [(trained[key(row)], row.photo.path) for row in split.rows if row.side == 'valid' and key(row) in trained]
+    "Raise `LeakageError`, naming the pairs, if a content, a group, or copies by name stand on both sides"
+    rows, stems = split.rows, stem_keys([row.photo for row in split.rows])
+    kinds = dict(content=[row.content_hash for row in rows], group=[row.group for row in rows], stem=stems)
+    for kind, keys in kinds.items():
+        trained = {key: row.photo.path for key, row in zip(keys, rows) if row.side == 'train'}
+        tested = [(key, row.photo.path) for key, row in zip(keys, rows) if row.side == 'valid']
+        leaks = [(trained[key], path) for key, path in tested if key in trained]
         if leaks:
             named = '; '.join(f'{train} and {valid}' for train, valid in leaks[:5])
             raise LeakageError(f"{len(leaks)} validation photos share their {kind} with training photos: {named}{' ...' if len(leaks) > 5 else ''}. "
                                "Split by source group: split_photos(photos)")
-    return len(split.rows)
+    return len(rows)
 
 # %% ../nbs/01_split.ipynb #b4f334c4
 COLUMNS = ['path', 'content_hash', 'group', 'side']
