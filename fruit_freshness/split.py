@@ -1171,18 +1171,63 @@ def save_split(
         writer.writerow(COLUMNS)
         writer.writerows((row.photo.path, row.content_hash, row.group, row.side) for row in split.rows)
 
+# %% ../nbs/01_split.ipynb #18fc7763
+def _wrong_in_row(
+    row: dict[str, str | None], # by column
+) -> str | None: # None if nothing is
+    "What is wrong with a row of a split file"
+    missing = [column for column in COLUMNS if row.get(column) is None]
+    if missing: return f"no {' and no '.join(missing)}"
+    if row['side'] not in SIDES: return f"side {row['side']!r}, neither {' nor '.join(SIDES)}"
+    return None if row['group'].isdecimal() else f"group {row['group']!r}, which is no number"
+
+def _split_rows(
+    path: Path | str, # as `save_split` wrote it
+) -> list[dict[str, str]]: # by column
+    "The rows of a split file; `DataError` if it is none"
+    try:
+        with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except FileNotFoundError: raise DataError(f"{path}: no such file; make a split with split_photos") from None
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path}: can't be read as a split ({error}); split again") from None
+    for number, row in enumerate(rows, 1):
+        if wrong := _wrong_in_row(row): raise DataError(f"{path}: row {number} has {wrong}; split again")
+    return rows
+
+# %% ../nbs/01_split.ipynb #dfa88a06
+def _parts_reversed(path: Path | str) -> list[str]: return re.split(r'[\\/]', str(path))[::-1]
+
+def _take_photo(
+    row: dict[str, str], # of a split file
+    held: dict[str, list[Photo]], # content hash -> photos that no row has taken yet; loses the one returned
+) -> Photo | None: # None if there is none
+    "The photo that a row speaks of; of several with its bytes the one whose path ends most like the row's"
+    alike, wanted = held.get(row['content_hash'], []), _parts_reversed(row['path'])
+    if not alike: return None
+    def likeness(photo): return len(os.path.commonprefix([_parts_reversed(photo.path), wanted]))
+    best = max(alike, key=lambda photo: (str(photo.path) == row['path'], likeness(photo)))
+    alike.remove(best)
+    return best
+
+# %% ../nbs/01_split.ipynb #4ca9f0a4
 def load_split(
     path: Path | str, # as `save_split` wrote it
-    photos: Sequence[Photo], # the photos that it speaks of, with their labels
+    photos: Sequence[Photo], # the photos that it speaks of, with their labels, wherever they are now
 ) -> Split: # rows in the order of the file
-    "Read a split back; `DataError` if a photo is gone or the file is not a split"
-    try:
-        with open(path, newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
-        known = {str(photo.path): photo for photo in photos}
-        return Split([SplitRow(known[row['path']], row['content_hash'], int(row['group']), row['side']) for row in rows])
-    except FileNotFoundError: raise DataError(f"{path}: no such file; make a split with split_photos") from None
-    except KeyError as error: raise DataError(f"{path}: {error} is not there; split again, or bring the photo back") from None
-    except (csv.Error, TypeError, ValueError) as error: raise DataError(f"{path}: not a split ({error}); split again") from None
+    "Read a split back; `DataError` if a photo is gone or was changed, or the file is not a split"
+    photos, rows, held = list(photos), _split_rows(path), defaultdict(list)
+    hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos')
+    for photo, content in zip(photos, hashes): held[content].append(photo)
+    found = [_take_photo(row, held) for row in rows]
+    lost = [row['path'] for row, photo in zip(rows, found) if photo is None]
+    if lost:
+        there = lost[0] in {str(photo.path) for photo in photos}
+        what = 'was changed after the split' if there else 'is not there'
+        more = f' (and {len(lost) - 1} more)' if len(lost) > 1 else ''
+        raise DataError(f"{path}: {lost[0]}{more} {what}; bring back the photo as it was, or split again")
+    facts = [(row['content_hash'], int(row['group']), row['side']) for row in rows]
+    return Split([SplitRow(photo, *row) for photo, row in zip(found, facts)])
 
 # %% ../nbs/01_split.ipynb #79592882
 _parts = dict(train='train', training='train', valid='valid', validation='valid', val='valid', test='test', testing='test')
