@@ -1345,6 +1345,8 @@ figure {margin: 0; width: 116px; font-size: 12px; line-height: 1.3; overflow-wra
 .proof {margin-left: auto; border-left: 1px solid var(--line); padding-left: 10px} .part {font-weight: 600; color: var(--warn)}
 </style>'''
 
+_side = 112 # pixels of the longest side of a picture of the page
+
 def _picture(
     image: Image.Image, # to show
     kind: str, # CSS class
@@ -1352,27 +1354,48 @@ def _picture(
     caption: str, # HTML
 ) -> str: # HTML
     "A picture with a caption"
-    return f'<figure class="{kind}"><img src="{thumbnail(image, 112)}" alt="{alt}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+    shown = f'<img src="{thumbnail(image, _side)}" alt="{alt}" loading="lazy">'
+    return f'<figure class="{kind}">{shown}<figcaption>{caption}</figcaption></figure>'
 
-# %% ../nbs/01_split.ipynb #9166233e
+# %% ../nbs/01_split.ipynb #271a8880
+def _load_small(
+    path: Path, # photo file
+) -> tuple[Image.Image, float]: # the photo, and its pixels for each pixel of the whole photo, along a side
+    "A photo decoded no finer than a thumbnail needs"
+    photo = load_photo(path, _side)
+    with Image.open(path) as whole: return photo, max(photo.size)/max(whole.size)
+
+def _lay_over_small(
+    first: Path, # photo file
+    second: Path, # of the same picture
+    transform: np.ndarray, # 2 x 3: pixels of the second to pixels of the first, both whole
+) -> Image.Image: # one laid on the other, by turns
+    "`checker` of two small copies"
+    (one, shrunk), (two, other) = _load_small(first), _load_small(second)
+    return checker(one, lay_over(one, two, transform*np.array([shrunk/other, shrunk/other, shrunk])))
+
+# %% ../nbs/01_split.ipynb #1e44a830
 @patch
 def photo_html(self: Audit,
     number: int, # position of a photo
 ) -> str: # HTML
     "One photo, its part, its label and its name"
-    photo, part = self.photos[number], self.parts()[number]
-    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(photo.path.relative_to(self.folder)))
-    return _picture(load_photo(photo.path), 'photo', name, (f'<span class="part">{part}</span> ' if part else '') + (f'{label}<br>' if label else '') + name)
+    photo = self.photos[number]
+    inside = photo.path.relative_to(self.folder)
+    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(inside))
+    part = f'<span class="part">{words}</span> ' if (words := part_of(inside)) else ''
+    caption = part + (f'{label}<br>' if label else '') + name
+    return _picture(load_photo(photo.path, _side), 'photo', name, caption)
 
 @patch
 def proof_html(self: Audit,
     link: Link, # of two photos of the folder
 ) -> str: # HTML
     "Two photos, the one laid on the other, by turns as the fields of a chessboard"
-    first, second = load_photo(self.photos[link.first].path), load_photo(self.photos[link.second].path)
     how = 'mirrored, ' if link.mirrored else ''
     caption = 'the same bytes' if link.kind == 'exact' else f'weakest link: {how}{link.inliers} points agree, sure {link.sureness:.2f}'
-    return _picture(checker(first, lay_over(first, second, link.transform)), 'proof', 'two of these photos, one laid on the other', caption)
+    laid = _lay_over_small(self.photos[link.first].path, self.photos[link.second].path, link.transform)
+    return _picture(laid, 'proof', 'two of these photos, one laid on the other', caption)
 
 # %% ../nbs/01_split.ipynb #a427011e
 @patch
@@ -1418,13 +1441,36 @@ def page(self: Audit,
     if self.copies.unreadable: body.append('<h2>Files that could not be read</h2>' + ''.join(f'<p>{html.escape(reason)}</p>' for reason in self.copies.unreadable.values()))
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Copies</title>{_page_style}<body>{"".join(body)}</body></html>'
 
-# %% ../nbs/01_split.ipynb #73c5b4b6
+# %% ../nbs/01_split.ipynb #9bf0938f
+def _no_place(
+    out: Path | str, # a file
+    error: OSError, # why not
+) -> DataError: # to raise
+    "A file can't be written"
+    reason = error.strerror or error
+    return DataError(f"{out}: can't be written ({reason}); name a file in a folder of yours with --out")
+
+def _need_place(
+    out: Path | str, # a file to be written later
+) -> None:
+    "`DataError` if it can't be"
+    try:
+        if Path(out).is_dir(): raise IsADirectoryError(21, 'it is a folder')
+        with tempfile.TemporaryFile(dir=next(folder for folder in Path(out).parents if folder.exists())): pass
+    except OSError as error: raise _no_place(out, error) from None
+
+def _tsv(path: Path) -> str:
+    "A path on one line of a TSV file"
+    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')
+
+# %% ../nbs/01_split.ipynb #a524fc8e
 @command(status=lambda report: int(report['leaks'] or bool(report['label_conflicts'])), failed=2)
 def fruit_audit(
-    folder: str, # a folder of photos, labelled or not
-    out: str=None, # write path<TAB>group of every readable photo to this file, and a report with pictures beside it (.html)
+    folder: str, # photos at any depth, labelled or not; below train, valid and test they are parts of a split
+    out: str=None, # table to write: path<TAB>group of every readable photo; a report goes beside it (.html)
 ) -> dict: # counts, conflicts, leakage, unreadable files
-    "Which photos of a folder show the same picture? Exit status 0: clean, 1: leaks or conflicts of label, 2: wrong use"
+    "Which photos of a folder show the same picture? Exit 0: clean, 1: leaks or conflicts of label, 2: failed"
+    if out: _need_place(out)
     audit = audit_folder(folder)
     report = audit.summary()
     for line in [audit.copies, *leak_words(report['leakage']), *audit.copies.unreadable.values()]: print(line, file=sys.stderr)
@@ -1433,9 +1479,5 @@ def fruit_audit(
     try:
         with write_whole(out) as file: file.writelines(f"{_tsv(audit.photos[number].path)}\t{audit.copies.groups[number]}\n" for number in audit.readable())
         with write_whole(page) as file: file.write(audit.page())
-    except OSError as error: raise DataError(f"{out}: can't be written ({error.strerror or error}); name a file in a folder of yours with --out") from None
+    except OSError as error: raise _no_place(out, error) from None
     return report | dict(out=str(out), report=str(page))
-
-def _tsv(path: Path) -> str:
-    "A path on one line of a TSV file"
-    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')
