@@ -12,7 +12,7 @@ from conftest import run
 from PIL import Image
 
 from fruit_freshness.data import DataError, draw_photo
-from fruit_freshness.split import find_copies
+from fruit_freshness.split import SearchCache, find_copies
 
 
 def audit(folder, tmp_path, *more):
@@ -94,27 +94,36 @@ def test_no_place_for_the_table(tmp_path, monkeypatch):
     assert not (tmp_path/'new').exists()
 
 
-@pytest.mark.parametrize('harm', ['locked', 'locked later', 'lost pages', 'not a database', 'wrong pixels'])
+@pytest.mark.parametrize('harm', ['locked', 'lost pages', 'no database', 'wrong bytes'])
 def test_cache_that_fails(tmp_path, monkeypatch, harm):
     "A cache that is locked or damaged costs a warning and time, never the search"
-    from fruit_freshness.split import SearchCache
     monkeypatch.setattr(SearchCache, 'wait', .1, raising=False)
     photo, file = draw_photo('Banana', 'Rotten', 2).image, tmp_path/'copies.sqlite'
     files = [tmp_path/f'{turn}.png' for turn in (0, 90, 180)]
     for turn, path in zip((0, 90, 180), files): photo.rotate(turn).save(path)
-    expected, opened = find_copies(files, cache=file, progress=False).groups, SearchCache.__init__
-    other = sqlite3.connect(file, isolation_level=None)
-    def lock_later(self, file): opened(self, file); other.execute('begin exclusive')
-    if harm == 'locked': other.execute('begin exclusive')
-    if harm == 'locked later': monkeypatch.setattr(SearchCache, '__init__', lock_later)
-    if harm == 'lost pages': file.write_bytes(file.read_bytes()[:4096] + bytes(len(file.read_bytes()) - 4096))
-    if harm == 'not a database': file.write_bytes(b'a few words that somebody wrote down' * 200)
-    if harm == 'wrong pixels': other.execute('update results set data = substr(data, 1, 40) || zeroblob(length(data) - 40)')
+    expected, other = find_copies(files, cache=file, progress=False).groups, sqlite3.connect(file, isolation_level=None)
+    whole = file.read_bytes()
+    if harm == 'locked': other.execute('pragma locking_mode = exclusive'); other.execute('begin exclusive')
+    if harm == 'lost pages': file.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    if harm == 'no database': file.write_bytes(b'a few words that somebody wrote down' * 200)
+    if harm == 'wrong bytes': other.execute("update results set data = cast(replace(hex(data), '7', '8') as blob)")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         assert find_copies(files, cache=file, progress=False).groups == expected
     other.close()
-    assert [warning for warning in told if 'goes on without' in str(warning.message)] or harm == 'wrong pixels'
+    assert [warning for warning in told if 'goes on without' in str(warning.message)] or harm == 'wrong bytes'
+
+
+def test_cache_locked_during_the_search(tmp_path):
+    "What was open before another program took the file is no reason to stop, either"
+    cache, other = SearchCache(tmp_path/'copies.sqlite'), sqlite3.connect(tmp_path/'copies.sqlite', isolation_level=None)
+    cache.put('features', {'a': b'1'})
+    cache.database.execute('pragma busy_timeout = 100')
+    other.execute('begin exclusive')
+    with pytest.warns(UserWarning, match='goes on without'): cache.trim(most=0)
+    cache.put('features', {'b': b'1'})
+    assert cache.get('features', ['b']) == {}
+    other.close()
 
 
 def test_page_of_many_photos(tmp_path, monkeypatch):
