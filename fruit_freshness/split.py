@@ -222,7 +222,7 @@ def put(
     kind: str,  # 'features', 'comparison' or 'links'
     found: dict[str, bytes],  # by key
 ):
-    "Remember."
+    "Remember many results at once."
     rows = [(f'{self.recipe}:{kind}:{key}', add_checksum(data)) for key, data in found.items()]
     if not self.database: return
     try:
@@ -1042,8 +1042,8 @@ def _group_draws(
     labels = [(photo.fruit, photo.freshness) for photo in grouping.photos]
     for group, members in grouping.members().items():
         content, label = min((grouping.hashes[number], labels[number]) for number in members)
-        draws.append(SimpleNamespace(group=group, members=members, label=label, size=len(members)))
-        draws[-1].number = draw_number(content, seed)
+        facts = dict(label=label, size=len(members), number=draw_number(content, seed))
+        draws.append(SimpleNamespace(group=group, members=members, **facts))
     return draws
 
 # %% ../nbs/01_split.ipynb #3e9a5280
@@ -1219,11 +1219,13 @@ def load_split(
     photos, rows, held = list(photos), _split_rows(path), defaultdict(list)
     hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos')
     for photo, content in zip(photos, hashes): held[content].append(photo)
-    found = [_take_photo(row, held) for row in rows]
+    there = {str(photo.path) for photo in photos}
+    order = sorted(range(len(rows)), key=lambda number: rows[number]['path'] not in there) # unmoved first
+    taken = {number: _take_photo(rows[number], held) for number in order}
+    found = [taken[number] for number in range(len(rows))]
     lost = [row['path'] for row, photo in zip(rows, found) if photo is None]
     if lost:
-        there = lost[0] in {str(photo.path) for photo in photos}
-        what = 'was changed after the split' if there else 'is not there'
+        what = 'was changed after the split' if lost[0] in there else 'is not there'
         more = f' (and {len(lost) - 1} more)' if len(lost) > 1 else ''
         raise DataError(f"{path}: {lost[0]}{more} {what}; bring back the photo as it was, or split again")
     facts = [(row['content_hash'], int(row['group']), row['side']) for row in rows]

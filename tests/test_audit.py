@@ -11,8 +11,8 @@ import pytest
 from conftest import run
 from PIL import Image
 
-from fruit_freshness.data import DataError, draw_photo
-from fruit_freshness.split import SearchCache, find_copies
+from fruit_freshness.data import DataError, Photo, content_hash, draw_photo
+from fruit_freshness.split import SearchCache, Split, SplitRow, find_copies, load_split, save_split
 
 
 def audit(folder, tmp_path, *more):
@@ -79,6 +79,10 @@ def test_names_that_are_no_utf8(tmp_path):
     assert done.returncode == 0 and (report['photos'], len(report['unreadable'])) == (1, 1)
     [path, group] = (tmp_path/'groups.tsv').read_bytes().rstrip(b'\n').split(b'\t')
     assert path == os.fsencode(folder) + b'/\xc4pfel.jpg' and (tmp_path/'groups.html').exists()
+    photos = [Photo(path, 'Apple', 'Fresh') for path in sorted(folder.iterdir())]
+    split = Split([SplitRow(photo, content_hash(photo.path), 0, 'train') for photo in photos])
+    save_split(split, tmp_path/'split.csv')
+    assert load_split(tmp_path/'split.csv', photos) == split
 
 
 def test_no_place_for_the_table(tmp_path, monkeypatch):
