@@ -6,26 +6,27 @@
 from __future__ import annotations
 import csv, hashlib, os, re, tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['work_side', 'thumb_side', 'PLAIN', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks', 'PhotoFeatures',
-           'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features',
-           'unpack_features', 'SearchCache', 'open_cache', 'one_core_each', 'describe_or_say', 'gather_features',
-           'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells',
-           'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform',
-           'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows',
-           'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link', 'Comparison',
-           'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates',
-           'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies',
-           'lay_over', 'checker', 'show_links', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos',
-           'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos',
-           'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between',
-           'leak_words', 'Audit', 'audit_folder', 'fruit_audit']
+__all__ = ['work_side', 'thumb_side', 'PLAIN', 'SIDES', 'COLUMNS', 'LeakageError', 'resize_side', 'remove_specks',
+           'PhotoFeatures', 'spread_over_picture', 'find_keypoints', 'describe_photo', 'mirror_descriptors',
+           'pack_features', 'unpack_features', 'SearchCache', 'add_checksum', 'is_intact', 'open_cache',
+           'one_core_each', 'describe_or_say', 'gather_features', 'draw_lots', 'compress_descriptors', 'halve_cells',
+           'split_in_cells', 'match_in_block', 'match_in_cells', 'sum_by_key', 'Candidates', 'find_candidates',
+           'match_descriptors', 'mirror_points', 'propose_transform', 'fit_transform', 'apply_transform',
+           'is_plausible', 'align_keypoints', 'overlay', 'Windows', 'compare_windows', 'refine_transform',
+           'shared_structure', 'judge_link', 'Link', 'Comparison', 'compare_photos', 'pack_comparison',
+           'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates', 'find_witness', 'link_photos',
+           'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies', 'lay_over', 'checker', 'show_links',
+           'source_stem', 'stem_keys', 'pairs_alike', 'Grouping', 'group_photos', 'join_specimens', 'label_conflicts',
+           'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split', 'split_photos', 'show_split',
+           'fold_photos', 'audit_split', 'save_split', 'load_split', 'part_of', 'leakage_between', 'leak_words',
+           'Audit', 'audit_folder', 'fruit_audit']
 
 # %% ../nbs/01_split.ipynb #61ef59b7
 import numpy as np
@@ -37,7 +38,7 @@ class LeakageError(FruitError):
     "One picture stands on both sides of a split"
 
 # %% ../nbs/01_split.ipynb #ef8dba6d
-import html, io, itertools, json, sqlite3, sys, warnings
+import html, io, itertools, json, sqlite3, sys, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
@@ -151,7 +152,8 @@ def unpack_features(
 # %% ../nbs/01_split.ipynb #12d3a97c
 class SearchCache:
     "What searches have found out, by content hash, in one SQLite file; in `:memory:` it lasts as long as the search."
-    recipe = f'6:{work_side}:{thumb_side}'  # changes when features, comparisons or links are computed in another way
+    recipe = f'7:{work_side}:{thumb_side}'  # changes with how results are computed or stored
+    wait = 60  # seconds for another search to finish what it is writing
 
     def __init__(
         self,
@@ -160,13 +162,44 @@ class SearchCache:
         self.file = file
         try:
             if file != ':memory:': Path(file).parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(file, timeout=60)
-            self.database.execute('pragma journal_mode = wal') # a write need not wait for the disk, and a kill leaves a whole file
+            self.database = sqlite3.connect(file, timeout=self.wait)
+            self.database.execute('pragma journal_mode = delete') # WAL does not work on network file systems
+            self.database.execute('pragma synchronous = off') # no wait for the disk; kills leave it whole
             self.database.execute('create table if not exists results (key text primary key, data blob)')
         except (OSError, sqlite3.Error) as error:
             raise DataError(f'{file}: cannot be used to remember what the search finds ({error}); name another file') from error
 
 # %% ../nbs/01_split.ipynb #30ea8bee
+@patch
+def close(self: SearchCache):
+    "Let go of the file; from here on nothing is known and nothing remembered."
+    if self.database: self.database.close()
+    self.database = None
+
+@patch
+def give_up(
+    self: SearchCache,
+    error: sqlite3.Error,  # why
+):
+    "Warn once, and let the search go on without the file."
+    warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next one will take as long; '
+                  'make room on the disk, or delete the file if it is damaged')
+    self.close()
+
+# %% ../nbs/01_split.ipynb #b692c90e
+def add_checksum(
+    data: bytes,  # any
+) -> bytes: # 4 bytes more
+    "Bytes behind their CRC-32."
+    return zlib.crc32(data).to_bytes(4) + data
+
+def is_intact(
+    data: object,  # what the database gives
+) -> bool: # whether it is what `add_checksum` made
+    "Whether the checksum fits."
+    return isinstance(data, bytes) and data == add_checksum(data[4:])
+
+# %% ../nbs/01_split.ipynb #f75b7639
 @patch
 def get(
     self: SearchCache,
@@ -175,10 +208,13 @@ def get(
 ) -> dict[str, bytes]: # those that are known, by key
     "Look up many keys at once."
     found, names = {}, [f'{self.recipe}:{kind}:{key}' for key in keys]
-    for place in range(0, len(names), 500):
-        some = names[place:place + 500]
-        found.update(self.database.execute(f"select key, data from results where key in ({','.join('?'*len(some))})", some))
-    return {key.rsplit(':', 1)[1]: data for key, data in found.items()}
+    try:
+        for place in range(0, len(names) if self.database else 0, 500):
+            some = names[place:place + 500]
+            query = f"select key, data from results where key in ({','.join('?'*len(some))})"
+            found.update(self.database.execute(query, some))
+    except sqlite3.Error as error: self.give_up(error)
+    return {key.rsplit(':', 1)[1]: data[4:] for key, data in found.items() if is_intact(data)}
 
 @patch
 def put(
@@ -186,28 +222,42 @@ def put(
     kind: str,  # 'features', 'comparison' or 'links'
     found: dict[str, bytes],  # by key
 ):
-    "Remember; a file that can't be written costs a warning and the time of the next search."
+    "Remember many results at once."
+    rows = [(f'{self.recipe}:{kind}:{key}', add_checksum(data)) for key, data in found.items()]
+    if not self.database: return
     try:
-        with self.database: self.database.executemany('insert or replace into results values (?, ?)', [(f'{self.recipe}:{kind}:{key}', data) for key, data in found.items()])
-    except sqlite3.Error as error: warnings.warn(f'{self.file}: nothing is remembered for the next search ({error}); make room, or name another file')
+        with self.database: self.database.executemany('insert or replace into results values (?, ?)', rows)
+    except sqlite3.Error as error: self.give_up(error)
 
 # %% ../nbs/01_split.ipynb #3973dff4
+# of the file: a photo has some 50 kB of features and 2 kB of comparisons; what is left over is SQLite's own
+_shares = dict(features=.75, comparison=.12, links=.03)
+
+_forget = '''delete from results where rowid in (select rowid from (
+    select rowid, sum(2*length(key) + length(data)) over (order by rowid desc) as bytes
+    from results where key glob ?) where bytes > ?)'''
+
 @patch
 def trim(
     self: SearchCache,
     most: int = 2 << 30,  # bytes in use
 ):
-    "Forget the older half when it has grown too large."
+    "When too large, forget what other versions wrote, and the oldest of each kind beyond its share."
     size = 'select (page_count - freelist_count)*page_size from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'
-    if self.database.execute(size).fetchone()[0] <= most: return
-    with self.database: self.database.execute('delete from results where rowid in (select rowid from results order by rowid limit (select count(*)/2 from results))')
+    try:
+        if not self.database or self.database.execute(size).fetchone()[0] <= most: return
+        with self.database:
+            self.database.execute('delete from results where not key glob ?', [f'{self.recipe}:*'])
+            for kind, share in _shares.items():
+                self.database.execute(_forget, [f'{self.recipe}:{kind}:*', int(share*most)])
+    except sqlite3.Error as error: self.give_up(error)
 
+# %% ../nbs/01_split.ipynb #5841d13b
 def open_cache(
     file: Path | None = None,  # by default one in the user's cache folder
-) -> SearchCache: # in memory where there is no place for the default
+) -> SearchCache: # in memory where the file can't be used
     "The memory of the search."
-    if file is not None: return SearchCache(file)
-    try: return SearchCache(xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
+    try: return SearchCache(file or xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
     except DataError as error:
         warnings.warn(f'{error}, or set XDG_CACHE_HOME; the search goes on without')
         return SearchCache(':memory:')
@@ -381,6 +431,7 @@ def match_descriptors(
     least: float = 0.8,  # cosine of matching descriptors at least
 ) -> tuple[np.ndarray, np.ndarray]: # positions in the first and in the second
     "Descriptors that are each other's nearest."
+    if not len(first) or not len(second): return np.zeros(0, int), np.zeros(0, int)
     cosine = (first.astype(np.float32)/255)@(second.astype(np.float32)/255).T
     nearest, back = cosine.argmax(1), cosine.argmax(0)
     mutual = np.flatnonzero((back[nearest] == np.arange(len(first))) & (cosine.max(1) > least))
@@ -750,10 +801,10 @@ def join_groups(
 # %% ../nbs/01_split.ipynb #b7772aeb
 def hash_or_name(
     path: Path,  # file
-) -> str: # content hash, or the name when it can't be read
+) -> str: # content hash, or the bytes of the name in hexadecimal digits when it can't be read
     "What tells a file from others."
     try: return content_hash(path)
-    except (FruitError, OSError): return str(path)
+    except (FruitError, OSError): return os.fsencode(path).hex()
 
 # %% ../nbs/01_split.ipynb #2a518e7f
 @dataclass
@@ -781,14 +832,15 @@ def find_copies(
     hashes, same = map_photos(hash_or_name, paths, 'reading photos', progress), defaultdict(list)
     for position, key in enumerate(hashes): same[key].append(position)
     memory = open_cache(cache)
-    with one_core_each(), closing(memory.database):
+    with one_core_each(), closing(memory):
         described = gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
         readable = {key: described[key] for key in sorted(same) if isinstance(described[key], PhotoFeatures)}
         links, names = recall_links(Comparer(readable, memory), progress), list(readable)
         memory.trim()
     for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
     links += [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
-    reasons = {position: described[key] for key, positions in same.items() if key not in readable for position in positions}
+    reasons = {position: described[key].replace(str(paths[positions[0]]), str(paths[position]), 1)
+               for key, positions in same.items() if key not in readable for position in positions}
     return Copies(paths, hashes, join_groups(len(paths), [(link.first, link.second) for link in links]), links, reasons)
 
 # %% ../nbs/01_split.ipynb #c22a0bd2
@@ -844,6 +896,19 @@ def source_stem(
     while stem != before: before, stem = stem, _copy_marks.sub('', stem) or stem
     return stem
 
+# %% ../nbs/01_split.ipynb #2e2f3b22
+def stem_keys(
+    photos: Sequence[Photo], # labelled photos
+) -> list[tuple]: # one a photo; photos whose keys are equal are copies as far as names tell
+    "Label and source stem, and the folder, unless a copy there must come from another folder"
+    keys = [(photo.fruit, photo.freshness, source_stem(photo.path)) for photo in photos]
+    folders, with_source = defaultdict(set), defaultdict(set)
+    for key, photo in zip(keys, photos):
+        folders[key].add(photo.path.parent)
+        if photo.path.stem == key[2]: with_source[key].add(photo.path.parent)
+    inside = {key for key in folders if with_source[key] == folders[key]}
+    return [(*key, photo.path.parent if key in inside else None) for key, photo in zip(keys, photos)]
+
 # %% ../nbs/01_split.ipynb #0d293fa6
 def pairs_alike(
     keys: Sequence, # one a photo; None for a photo that has none
@@ -861,7 +926,7 @@ class Grouping:
     photos: list[Photo] # all of them
     hashes: list[str] # of each file's content
     groups: list[int] # source group of each photo: the smallest number of a photo in it
-    links: dict[str, list[tuple[int, int]]] # evidence by kind: 'content', 'picture', 'stem'
+    links: dict[str, list[tuple[int, int]]] # evidence by kind: 'content', 'picture', 'stem', 'specimen'
 
     def members(self) -> dict[int, list[int]]: # group -> numbers of its photos
         "The photos of each group"
@@ -877,7 +942,7 @@ class Grouping:
 def group_photos(
     photos: Sequence[Photo], # labelled photos, all readable
     copies: bool=True, # look for the same picture in the pixels, too
-    stems: bool=True, # take an equal source stem within one class as a copy
+    stems: bool=True, # believe names that tell of a copy, within one class
     cache: Path | None=None, # file in which the findings are remembered by content; one in the user's cache folder by default
     progress: bool=True, # show bars
 ) -> Grouping: # every photo in one source group
@@ -887,8 +952,23 @@ def group_photos(
     hashes = found.hashes if found else map_photos(content_hash, [photo.path for photo in photos], 'reading photos', progress)
     links = dict(content=pairs_alike(hashes))
     if found: links['picture'] = [(link.first, link.second) for link in found.links if link.kind == 'picture']
-    if stems: links['stem'] = pairs_alike([(photo.fruit, photo.freshness, source_stem(photo.path)) for photo in photos])
+    if stems: links['stem'] = pairs_alike(stem_keys(photos))
     return Grouping(photos, hashes, join_groups(len(photos), [pair for pairs in links.values() for pair in pairs]), links)
+
+# %% ../nbs/01_split.ipynb #f0acdd9e
+def join_specimens(
+    grouping: Grouping, # photos and their groups
+    specimen: Sequence | Callable, # a name for each photo, or a function of a `Photo`; None where unknown
+) -> Grouping: # the same photos; those of one specimen are in one group
+    "Make one group of all photos of a specimen, and of their copies"
+    photos = grouping.photos
+    names = [specimen(photo) for photo in photos] if callable(specimen) else list(specimen)
+    if len(names) != len(photos):
+        raise DataError(f"{len(names)} specimens for {len(photos)} photos; give one a photo, or None")
+    known = [name if name == name and name != '' else None for name in names] # NaN is not equal to itself
+    pairs = pairs_alike(known)
+    groups = join_groups(len(photos), [*enumerate(grouping.groups), *pairs])
+    return Grouping(photos, grouping.hashes, groups, grouping.links | {'specimen': pairs})
 
 # %% ../nbs/01_split.ipynb #b65c88d9
 def label_conflicts(
@@ -930,6 +1010,8 @@ def class_threshold(
     return np.nextafter(places[best], 2.) if places[best] == order[best][0] else places[best]
 
 # %% ../nbs/01_split.ipynb #73fe2938
+SIDES = ('train', 'valid')
+
 @dataclass(frozen=True)
 class SplitRow:
     "Where one photo stands"
@@ -951,23 +1033,17 @@ class Split:
     def valid(self) -> list[Photo]: return self.side('valid')
 
 # %% ../nbs/01_split.ipynb #a5f8bf55
-def _anchor(
-    grouping: Grouping, # photos and groups
-    members: Sequence[int], # numbers of one group's photos
-) -> int: # the number of the photo that draws for the group
-    "The photo with the shortest name: copies mostly bear longer names than their source, and so adding them leaves the draw as it was"
-    return min(members, key=lambda number: (len(grouping.photos[number].path.name), grouping.hashes[number]))
-
 def _group_draws(
     grouping: Grouping, # photos and groups
     seed: int, # of the split
 ) -> list[SimpleNamespace]: # group, members, number drawn, label and size
     "What each group drew, and the class that it counts for"
     draws = []
+    labels = [(photo.fruit, photo.freshness) for photo in grouping.photos]
     for group, members in grouping.members().items():
-        anchor = _anchor(grouping, members)
-        label = (grouping.photos[anchor].fruit, grouping.photos[anchor].freshness)
-        draws.append(SimpleNamespace(group=group, members=members, label=label, size=len(members), number=draw_number(grouping.hashes[anchor], seed)))
+        content, label = min((grouping.hashes[number], labels[number]) for number in members)
+        facts = dict(label=label, size=len(members), number=draw_number(content, seed))
+        draws.append(SimpleNamespace(group=group, members=members, **facts))
     return draws
 
 # %% ../nbs/01_split.ipynb #3e9a5280
@@ -988,17 +1064,34 @@ def _make_split(
     "Every photo goes where its group goes"
     return Split([SplitRow(photo, content, group, sides[group]) for photo, content, group in zip(grouping.photos, grouping.hashes, grouping.groups)])
 
-# %% ../nbs/01_split.ipynb #dbf291d4
+# %% ../nbs/01_split.ipynb #7db16bb1
+def _warn_one_sided(
+    splits: Sequence[Split], # one, or folds
+) -> None:
+    "Warn of classes that have photos on one side alone"
+    found = set()
+    for split in splits:
+        held = {side: {(photo.fruit, photo.freshness) for photo in split.side(side)} for side in SIDES}
+        for side, other in (SIDES, SIDES[::-1]):
+            found |= {(*label, side) for label in held[side] - held[other]}
+    where = ' in a fold' if len(splits) > 1 else ''
+    names = ', '.join(f"{fruit} {freshness} ({side} only{where})" for fruit, freshness, side in sorted(found))
+    remedy = 'add photos of other pictures, or leave these classes out'
+    if found: warnings.warn(f"too few pictures to stand on both sides: {names}; {remedy}", stacklevel=3)
+
+# %% ../nbs/01_split.ipynb #71310e92
 def split_photos(
     photos: Sequence[Photo] | Grouping, # labelled photos, or photos whose groups are known
     valid: float=.2, # share of photos that validate, about
     seed: int=42, # another seed, another split
     copies: bool=True, # look for the same picture in the pixels
     previous: Split | None=None, # an earlier split whose photos keep their sides
-) -> Split: # no source group on both sides, every fruit and freshness on both
+    specimen: Sequence | Callable | None=None, # names what each photo shows, as for `join_specimens`
+) -> Split: # no source group and no specimen on both sides; every fruit and freshness on both, or a warning
     "Split photos by source group, stratified by fruit and freshness"
     if not 0 < valid < 1: raise DataError(f"a validation share of {valid} leaves one side empty; choose one between 0 and 1")
     grouping = photos if isinstance(photos, Grouping) else group_photos(photos, copies=copies)
+    if specimen is not None: grouping = join_specimens(grouping, specimen)
     draws, sides = _group_draws(grouping, seed), _kept_sides(grouping, previous)
     for label in {draw.label for draw in draws}:
         ours = [draw for draw in draws if draw.label == label]
@@ -1006,6 +1099,7 @@ def split_photos(
         for draw in ours: sides.setdefault(draw.group, 'valid' if draw.number < threshold else 'train')
     split = _make_split(grouping, sides)
     if not split.valid: raise DataError(f"{len(grouping.photos)} photos of {len(draws)} pictures are too few to validate; add photos of other fruits")
+    _warn_one_sided([split])
     return split
 
 # %% ../nbs/01_split.ipynb #85fa46dd
@@ -1042,23 +1136,27 @@ def fold_photos(
     for draw in sorted(draws, key=lambda draw: draw.number):
         fold_of[draw.group] = min(range(folds), key=lambda fold: (sizes[draw.label][fold], sum(size[fold] for size in sizes.values())))
         sizes[draw.label][fold_of[draw.group]] += draw.size
-    return [_make_split(grouping, {group: 'valid' if fold_of[group] == fold else 'train' for group in fold_of}) for fold in range(folds)]
+    sides = [{group: SIDES[dealt == fold] for group, dealt in fold_of.items()} for fold in range(folds)]
+    splits = [_make_split(grouping, groups) for groups in sides]
+    _warn_one_sided(splits)
+    return splits
 
 # %% ../nbs/01_split.ipynb #455765af
 def audit_split(
     split: Split, # photos on two sides
 ) -> int: # how many photos were compared
-    "Raise `LeakageError`, naming the pairs, if a content, a source stem of one class or a group stands on both sides"
-    keys = dict(content=lambda row: row.content_hash, group=lambda row: row.group,
-                stem=lambda row: (row.photo.fruit, row.photo.freshness, source_stem(row.photo.path)))
-    for kind, key in keys.items():
-        trained = {key(row): row.photo.path for row in split.rows if row.side == 'train'}
-        leaks = [(trained[key(row)], row.photo.path) for row in split.rows if row.side == 'valid' and key(row) in trained]
+    "Raise `LeakageError`, naming the pairs, if a content, a group, or copies by name stand on both sides"
+    rows, stems = split.rows, stem_keys([row.photo for row in split.rows])
+    kinds = dict(content=[row.content_hash for row in rows], group=[row.group for row in rows], stem=stems)
+    for kind, keys in kinds.items():
+        trained = {key: row.photo.path for key, row in zip(keys, rows) if row.side == 'train'}
+        tested = [(key, row.photo.path) for key, row in zip(keys, rows) if row.side == 'valid']
+        leaks = [(trained[key], path) for key, path in tested if key in trained]
         if leaks:
             named = '; '.join(f'{train} and {valid}' for train, valid in leaks[:5])
             raise LeakageError(f"{len(leaks)} validation photos share their {kind} with training photos: {named}{' ...' if len(leaks) > 5 else ''}. "
                                "Split by source group: split_photos(photos)")
-    return len(split.rows)
+    return len(rows)
 
 # %% ../nbs/01_split.ipynb #b4f334c4
 COLUMNS = ['path', 'content_hash', 'group', 'side']
@@ -1073,18 +1171,65 @@ def save_split(
         writer.writerow(COLUMNS)
         writer.writerows((row.photo.path, row.content_hash, row.group, row.side) for row in split.rows)
 
+# %% ../nbs/01_split.ipynb #18fc7763
+def _wrong_in_row(
+    row: dict[str, str | None], # by column
+) -> str | None: # None if nothing is
+    "What is wrong with a row of a split file"
+    missing = [column for column in COLUMNS if row.get(column) is None]
+    if missing: return f"no {' and no '.join(missing)}"
+    if row['side'] not in SIDES: return f"side {row['side']!r}, neither {' nor '.join(SIDES)}"
+    return None if row['group'].isdecimal() else f"group {row['group']!r}, which is no number"
+
+def _split_rows(
+    path: Path | str, # as `save_split` wrote it
+) -> list[dict[str, str]]: # by column
+    "The rows of a split file; `DataError` if it is none"
+    try:
+        with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except FileNotFoundError: raise DataError(f"{path}: no such file; make a split with split_photos") from None
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path}: can't be read as a split ({error}); split again") from None
+    for number, row in enumerate(rows, 1):
+        if wrong := _wrong_in_row(row): raise DataError(f"{path}: row {number} has {wrong}; split again")
+    return rows
+
+# %% ../nbs/01_split.ipynb #dfa88a06
+def _parts_reversed(path: Path | str) -> list[str]: return re.split(r'[\\/]', str(path))[::-1]
+
+def _take_photo(
+    row: dict[str, str], # of a split file
+    held: dict[str, list[Photo]], # content hash -> photos that no row has taken yet; loses the one returned
+) -> Photo | None: # None if there is none
+    "The photo that a row speaks of; of several with its bytes the one whose path ends most like the row's"
+    alike, wanted = held.get(row['content_hash'], []), _parts_reversed(row['path'])
+    if not alike: return None
+    def likeness(photo): return len(os.path.commonprefix([_parts_reversed(photo.path), wanted]))
+    best = max(alike, key=lambda photo: (str(photo.path) == row['path'], likeness(photo)))
+    alike.remove(best)
+    return best
+
+# %% ../nbs/01_split.ipynb #4ca9f0a4
 def load_split(
     path: Path | str, # as `save_split` wrote it
-    photos: Sequence[Photo], # the photos that it speaks of, with their labels
+    photos: Sequence[Photo], # the photos that it speaks of, with their labels, wherever they are now
 ) -> Split: # rows in the order of the file
-    "Read a split back; `DataError` if a photo is gone or the file is not a split"
-    try:
-        with open(path, newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
-        known = {str(photo.path): photo for photo in photos}
-        return Split([SplitRow(known[row['path']], row['content_hash'], int(row['group']), row['side']) for row in rows])
-    except FileNotFoundError: raise DataError(f"{path}: no such file; make a split with split_photos") from None
-    except KeyError as error: raise DataError(f"{path}: {error} is not there; split again, or bring the photo back") from None
-    except (csv.Error, TypeError, ValueError) as error: raise DataError(f"{path}: not a split ({error}); split again") from None
+    "Read a split back; `DataError` if a photo is gone or was changed, or the file is not a split"
+    photos, rows, held = list(photos), _split_rows(path), defaultdict(list)
+    hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos')
+    for photo, content in zip(photos, hashes): held[content].append(photo)
+    there = {str(photo.path) for photo in photos}
+    order = sorted(range(len(rows)), key=lambda number: rows[number]['path'] not in there) # unmoved first
+    taken = {number: _take_photo(rows[number], held) for number in order}
+    found = [taken[number] for number in range(len(rows))]
+    lost = [row['path'] for row, photo in zip(rows, found) if photo is None]
+    if lost:
+        what = 'was changed after the split' if lost[0] in there else 'is not there'
+        more = f' (and {len(lost) - 1} more)' if len(lost) > 1 else ''
+        raise DataError(f"{path}: {lost[0]}{more} {what}; bring back the photo as it was, or split again")
+    facts = [(row['content_hash'], int(row['group']), row['side']) for row in rows]
+    return Split([SplitRow(photo, *row) for photo, row in zip(found, facts)])
 
 # %% ../nbs/01_split.ipynb #79592882
 _parts = dict(train='train', training='train', valid='valid', validation='valid', val='valid', test='test', testing='test')
@@ -1202,6 +1347,8 @@ figure {margin: 0; width: 116px; font-size: 12px; line-height: 1.3; overflow-wra
 .proof {margin-left: auto; border-left: 1px solid var(--line); padding-left: 10px} .part {font-weight: 600; color: var(--warn)}
 </style>'''
 
+_side = 112 # pixels of the longest side of a picture of the page
+
 def _picture(
     image: Image.Image, # to show
     kind: str, # CSS class
@@ -1209,27 +1356,48 @@ def _picture(
     caption: str, # HTML
 ) -> str: # HTML
     "A picture with a caption"
-    return f'<figure class="{kind}"><img src="{thumbnail(image, 112)}" alt="{alt}" loading="lazy"><figcaption>{caption}</figcaption></figure>'
+    shown = f'<img src="{thumbnail(image, _side)}" alt="{alt}" loading="lazy">'
+    return f'<figure class="{kind}">{shown}<figcaption>{caption}</figcaption></figure>'
 
-# %% ../nbs/01_split.ipynb #9166233e
+# %% ../nbs/01_split.ipynb #271a8880
+def _load_small(
+    path: Path, # photo file
+) -> tuple[Image.Image, float]: # the photo, and its pixels for each pixel of the whole photo, along a side
+    "A photo decoded no finer than a thumbnail needs"
+    photo = load_photo(path, _side)
+    with Image.open(path) as whole: return photo, max(photo.size)/max(whole.size)
+
+def _lay_over_small(
+    first: Path, # photo file
+    second: Path, # of the same picture
+    transform: np.ndarray, # 2 x 3: pixels of the second to pixels of the first, both whole
+) -> Image.Image: # one laid on the other, by turns
+    "`checker` of two small copies"
+    (one, shrunk), (two, other) = _load_small(first), _load_small(second)
+    return checker(one, lay_over(one, two, transform*np.array([shrunk/other, shrunk/other, shrunk])))
+
+# %% ../nbs/01_split.ipynb #1e44a830
 @patch
 def photo_html(self: Audit,
     number: int, # position of a photo
 ) -> str: # HTML
     "One photo, its part, its label and its name"
-    photo, part = self.photos[number], self.parts()[number]
-    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(photo.path.relative_to(self.folder)))
-    return _picture(load_photo(photo.path), 'photo', name, (f'<span class="part">{part}</span> ' if part else '') + (f'{label}<br>' if label else '') + name)
+    photo = self.photos[number]
+    inside = photo.path.relative_to(self.folder)
+    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(inside))
+    part = f'<span class="part">{words}</span> ' if (words := part_of(inside)) else ''
+    caption = part + (f'{label}<br>' if label else '') + name
+    return _picture(load_photo(photo.path, _side), 'photo', name, caption)
 
 @patch
 def proof_html(self: Audit,
     link: Link, # of two photos of the folder
 ) -> str: # HTML
     "Two photos, the one laid on the other, by turns as the fields of a chessboard"
-    first, second = load_photo(self.photos[link.first].path), load_photo(self.photos[link.second].path)
     how = 'mirrored, ' if link.mirrored else ''
     caption = 'the same bytes' if link.kind == 'exact' else f'weakest link: {how}{link.inliers} points agree, sure {link.sureness:.2f}'
-    return _picture(checker(first, lay_over(first, second, link.transform)), 'proof', 'two of these photos, one laid on the other', caption)
+    laid = _lay_over_small(self.photos[link.first].path, self.photos[link.second].path, link.transform)
+    return _picture(laid, 'proof', 'two of these photos, one laid on the other', caption)
 
 # %% ../nbs/01_split.ipynb #a427011e
 @patch
@@ -1275,13 +1443,36 @@ def page(self: Audit,
     if self.copies.unreadable: body.append('<h2>Files that could not be read</h2>' + ''.join(f'<p>{html.escape(reason)}</p>' for reason in self.copies.unreadable.values()))
     return f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Copies</title>{_page_style}<body>{"".join(body)}</body></html>'
 
-# %% ../nbs/01_split.ipynb #73c5b4b6
+# %% ../nbs/01_split.ipynb #9bf0938f
+def _no_place(
+    out: Path | str, # a file
+    error: OSError, # why not
+) -> DataError: # to raise
+    "A file can't be written"
+    reason = error.strerror or error
+    return DataError(f"{out}: can't be written ({reason}); name a file in a folder of yours with --out")
+
+def _need_place(
+    out: Path | str, # a file to be written later
+) -> None:
+    "`DataError` if it can't be"
+    try:
+        if Path(out).is_dir(): raise IsADirectoryError(21, 'it is a folder')
+        with tempfile.TemporaryFile(dir=next(folder for folder in Path(out).parents if folder.exists())): pass
+    except OSError as error: raise _no_place(out, error) from None
+
+def _tsv(path: Path) -> str:
+    "A path on one line of a TSV file"
+    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')
+
+# %% ../nbs/01_split.ipynb #a524fc8e
 @command(status=lambda report: int(report['leaks'] or bool(report['label_conflicts'])), failed=2)
 def fruit_audit(
-    folder: str, # a folder of photos, labelled or not
-    out: str=None, # write path<TAB>group of every readable photo to this file, and a report with pictures beside it (.html)
+    folder: str, # photos at any depth, labelled or not; below train, valid and test they are parts of a split
+    out: str=None, # table to write: path<TAB>group of every readable photo; a report goes beside it (.html)
 ) -> dict: # counts, conflicts, leakage, unreadable files
-    "Which photos of a folder show the same picture? Exit status 0: clean, 1: leaks or conflicts of label, 2: wrong use"
+    "Which photos of a folder show the same picture? Exit 0: clean, 1: leaks or conflicts of label, 2: failed"
+    if out: _need_place(out)
     audit = audit_folder(folder)
     report = audit.summary()
     for line in [audit.copies, *leak_words(report['leakage']), *audit.copies.unreadable.values()]: print(line, file=sys.stderr)
@@ -1290,9 +1481,5 @@ def fruit_audit(
     try:
         with write_whole(out) as file: file.writelines(f"{_tsv(audit.photos[number].path)}\t{audit.copies.groups[number]}\n" for number in audit.readable())
         with write_whole(page) as file: file.write(audit.page())
-    except OSError as error: raise DataError(f"{out}: can't be written ({error.strerror or error}); name a file in a folder of yours with --out") from None
+    except OSError as error: raise _no_place(out, error) from None
     return report | dict(out=str(out), report=str(page))
-
-def _tsv(path: Path) -> str:
-    "A path on one line of a TSV file"
-    return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')
