@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_model.ipynb #65c3228b
 from __future__ import annotations
-import hashlib, json, platform, tempfile
+import hashlib, json, os, platform, tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -399,11 +399,15 @@ def novelty(
 def fast_dtype(
     device: str | torch.device, # where it runs
 ) -> torch.dtype: # bfloat16, float16 or float32
-    "The number format in which this device computes fastest"
-    kind = torch.device(device).type
+    "The number format in which this device computes fastest; on a processor the one in `FRUIT_DTYPE`, where that is set"
+    kind, asked = torch.device(device).type, os.environ.get('FRUIT_DTYPE', '')
     if kind == 'cuda': return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if kind == 'cpu' and any(getattr(torch.cpu, f'_is_{unit}_supported', bool)() for unit in ('amx_tile', 'avx512_bf16')): return torch.bfloat16
-    return torch.float32
+    if kind != 'cpu': return torch.float32
+    if asked not in ('', 'bfloat16', 'float32'):
+        raise ModelError(f"FRUIT_DTYPE={asked}: no number format for a processor; use bfloat16 or float32, or unset it")
+    if asked: return getattr(torch, asked)
+    units = (getattr(torch.cpu, f'_is_{unit}_supported', bool)() for unit in ('amx_tile', 'avx512_bf16'))
+    return torch.bfloat16 if any(units) else torch.float32
 
 def autocast(
     device: str | torch.device, # where it runs
