@@ -101,6 +101,8 @@ def fill(
     missing = [name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape]
     if missing: raise ModelError(f"{source}: not weights of this backbone: {len(missing)} of {len(wanted)} tensors are missing or of another shape "
                                  f"(the first: {missing[0]}); give a file made for it")
+    damaged = [name for name in wanted if not weights[name].isfinite().all()]
+    if damaged: raise ModelError(f"{source}: {len(damaged)} tensors hold infinity or no number (the first: {damaged[0]}); the file is damaged, copy it again or give another")
     backbone.load_state_dict({name: value for name, value in weights.items() if name in backbone.state_dict()}, strict=False)
 
 # %% ../nbs/02_model.ipynb #b138de8d
@@ -314,7 +316,8 @@ def fold_frozen(
     for conv, norm in pairs:
         conv.forward = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).forward
         norm.forward = nn.Sequential(*(part for name in ('drop', 'act') if isinstance(part := getattr(norm, name, None), nn.Module))).forward
-    same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+    largest = float(before.abs().nan_to_num(0, posinf=0).max())
+    same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * largest)
     net.folded = [module for pair in pairs for module in pair]
     if not same:
         for module in net.folded: del module.forward

@@ -260,7 +260,7 @@ def _diverged(
 ) -> ModelError: # to be raised
     "Say where the loss was lost, and what to do"
     return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. Begin again in another run folder with a lower learning rate, in Python: "
-                      f"train_photos(TrainConfig(..., lr={config.lr / 10:g}), data, out). If this was the first step, the backbone's weights are damaged: give others with --weights FILE")
+                      f"train_photos(TrainConfig(..., lr={config.lr / 10:g}), data, out). If this was the first step, it is the backbone's weights: give others with --weights FILE")
 
 @patch
 def check_steps(self: Trainer,
