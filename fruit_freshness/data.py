@@ -51,6 +51,19 @@ class Photo:
     freshness: str # one of `FRESHNESS`
 
 # %% ../nbs/00_data.ipynb #74e859db
+def _parser(
+    function: Callable, # a command
+): # its argparse.ArgumentParser
+    "Options from docments; the help of a flag says what it does when given, and a `--no-` flag does not do what its parameter does"
+    from fastcore.script import anno_parser
+    parser = anno_parser(function, prog=function.__name__)
+    for flag in parser._actions:
+        if flag.const is None: continue
+        flag.help = flag.help.removesuffix(f' (default: {flag.default})')
+        if flag.const is False: flag.help = f'do not {flag.help}'
+    return parser
+
+# %% ../nbs/00_data.ipynb #7e8236b3
 def command(
     function: Callable=None, # what the command does; a returned dict is printed as one line of JSON
     *,
@@ -60,8 +73,7 @@ def command(
     "Give `function` a `main()` that reads `sys.argv`, prints results to stdout and says failures in words"
     if function is None: return lambda f: command(f, status=status, failed=failed)
     def main():
-        from fastcore.script import anno_parser
-        arguments = vars(anno_parser(function, prog=function.__name__).parse_args())
+        arguments = vars(_parser(function).parse_args())
         for hidden in ('pdb', 'xtra'): arguments.pop(hidden, None)
         try:
             result = function(**arguments)

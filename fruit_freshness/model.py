@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_model.ipynb #65c3228b
 from __future__ import annotations
-import hashlib, json, os, platform, tempfile
+import hashlib, json, math, os, platform, tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['WHEEL_BACKBONE', 'BALANCES', 'FORMAT', 'ModelError', 'create_backbone', 'wheel_weights', 'file_weights', 'fill',
-           'pretrained_weights', 'ModelConfig', 'Logits', 'shared_mlp', 'head', 'FruitNet', 'backbone_stages',
+__all__ = ['WHEEL_BACKBONE', 'WRAPPER', 'BALANCES', 'FORMAT', 'ModelError', 'create_backbone', 'wheel_weights', 'file_weights',
+           'fill', 'pretrained_weights', 'ModelConfig', 'Logits', 'shared_mlp', 'head', 'FruitNet', 'backbone_stages',
            'freeze_backbone', 'count_parameters', 'WideDepthwise', 'widen_depthwise', 'fold_frozen', 'create_model',
            'Losses', 'multitask_loss', 'class_weights', 'LossBalance', 'Answers', 'novelty', 'fast_dtype', 'autocast',
            'answer', 'fit_novelty', 'package_versions', 'save_model', 'model_card', 'load_model', 'shipped_model']
@@ -33,11 +33,14 @@ class ModelError(FruitError):
 def _torchvision_backbone(
     name: str, # e.g. 'resnet50'
 ) -> tuple[nn.Module, Normalisation]: # without its classifier, random weights
-    "A classification network of torchvision whose last linear layer passes its input on"
+    "A classification network of torchvision whose classifier passes its input on"
     import torchvision
-    try: backbone = torchvision.models.get_model(name, weights=None, **({'init_weights': True} if name in ('googlenet', 'inception_v3') else {}))
-    except ValueError: raise ModelError(f"{name}: no such backbone; torchvision has e.g. resnet50, timm e.g. timm/tf_efficientnet_lite0.in1k") from None
-    last = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)][-1]
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ModelError(f"{name}: no such backbone; torchvision has e.g. resnet50, timm e.g. timm/tf_efficientnet_lite0.in1k")
+    inception = dict(init_weights=True, aux_logits=False, transform_input=True) if name in ('googlenet', 'inception_v3') else {}
+    backbone = torchvision.models.get_model(name, weights=None, **inception)
+    kind = nn.Conv2d if name.startswith('squeezenet') else nn.Linear # of its classifier
+    last = [path for path, module in backbone.named_modules() if isinstance(module, kind)][-1]
     parent, _, child = last.rpartition('.')
     setattr(backbone.get_submodule(parent), child, nn.Identity())
     return backbone, Normalisation()
@@ -98,6 +101,8 @@ def fill(
     missing = [name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape]
     if missing: raise ModelError(f"{source}: not weights of this backbone: {len(missing)} of {len(wanted)} tensors are missing or of another shape "
                                  f"(the first: {missing[0]}); give a file made for it")
+    damaged = [name for name in wanted if not weights[name].isfinite().all()]
+    if damaged: raise ModelError(f"{source}: {len(damaged)} tensors hold infinity or no number (the first: {damaged[0]}); the file is damaged, copy it again or give another")
     backbone.load_state_dict({name: value for name, value in weights.items() if name in backbone.state_dict()}, strict=False)
 
 # %% ../nbs/02_model.ipynb #b138de8d
@@ -201,27 +206,42 @@ def train(self: FruitNet,
     return self
 
 # %% ../nbs/02_model.ipynb #1ce2761b
+WRAPPER = .9 # share of a backbone's numbers from which on a module is no block but holds the blocks: torchvision's ViTs have over .97 in `encoder`
+
+def _size(module: nn.Module) -> int: return sum(parameter.numel() for parameter in module.parameters())
+
 def _blocks(
     module: nn.Module, # a backbone
     name: str='', # its path
-) -> list[tuple[str, nn.Module]]: # in order, with sequences taken apart
+    whole: int=0, # numbers in the whole backbone
+) -> list[tuple[str, nn.Module]]: # in order, with sequences and wrappers taken apart
     "The parts of a backbone that have weights"
-    if name and not isinstance(module, (nn.Sequential, nn.ModuleList)): return [(name, module)] if any(True for _ in module.parameters()) else []
-    return [block for child, part in module.named_children() for block in _blocks(part, f'{name}.{child}' if name else child)]
+    own, children = _size(module), list(module.named_children())
+    holds_blocks = isinstance(module, (nn.Sequential, nn.ModuleList)) or (children and own > WRAPPER * whole)
+    if name and not holds_blocks: return [(name, module)] if own else []
+    return [block for child, part in children for block in _blocks(part, f'{name}.{child}' if name else child, whole or own)]
+
+# %% ../nbs/02_model.ipynb #73c72840
+def _side(
+    output, # of a block: a map, tokens, or a sequence that begins with either
+) -> int: # pixels; 0 where it is no map
+    "The resolution at which a block works"
+    if isinstance(output, (tuple, list)) and len(output): return _side(output[0])
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4): return 0
+    return output.shape[2] if output.ndim == 4 else math.isqrt(output.shape[1])
 
 @torch.no_grad()
 def _map_sides(
     backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
-    blocks: Sequence[tuple[str, nn.Module]], # its parts
     size: int, # pixels a side
-) -> list[int]: # of each block's output, in pixels; 0 where it is no map
+) -> dict[tuple[str, nn.Module], int]: # its blocks in the order in which they run, and the resolution of what each gives
     "At which resolution each block works"
-    sides, was_training = dict.fromkeys((name for name, _ in blocks), 0), backbone.training
-    def note(name): return lambda module, inputs, output: sides.update({name: output.shape[2] if isinstance(output, Tensor) and output.ndim == 4 else 0})
-    hooks = [block.register_forward_hook(note(name)) for name, block in blocks]
+    sides, was_training = {}, backbone.training
+    def note(block): return lambda module, inputs, output: sides.update({block: _side(output)})
+    hooks = [block[1].register_forward_hook(note(block)) for block in _blocks(backbone)]
     backbone.eval()(torch.zeros(1, 3, size, size, device=next(backbone.parameters()).device)); backbone.train(was_training)
     for hook in hooks: hook.remove()
-    return list(sides.values())
+    return sides
 
 # %% ../nbs/02_model.ipynb #28bc37f2
 def backbone_stages(
@@ -229,9 +249,10 @@ def backbone_stages(
     size: int, # pixels a side
 ) -> list[list[tuple[str, nn.Module]]]: # the last one first; the blocks of each in order
     "The blocks of a backbone by the resolution at which they work"
-    blocks = _blocks(backbone)
-    sides, quarter = _map_sides(backbone, blocks, size), max(1, len(blocks) // 4)
-    if len({side for side in sides if side > 1}) < 2: return [blocks[max(0, end - quarter):end] for end in range(len(blocks), 0, -quarter)]
+    blocks, sides = map(list, zip(*_map_sides(backbone, size).items()))
+    maps, quarter = [side for side in sides if side > 1], max(1, len(blocks) // 4)
+    shrinks = len(set(maps)) > 1 and maps == sorted(maps, reverse=True)
+    if not shrinks: return [blocks[max(0, end - quarter):end] for end in range(len(blocks), 0, -quarter)]
     stages, end = [], len(blocks)
     while end:
         side = next((side for side in reversed(sides[:end]) if side > 1), 0)
@@ -287,14 +308,16 @@ def fold_frozen(
     net: FruitNet, # on the device where it will stay
 ) -> int: # BatchNorms that need not be computed any more; 0 if folding does not suit this backbone
     "Compute frozen convolutions and their BatchNorms in one step; what was folded before and learns now is unfolded"
-    for module in getattr(net, 'folded', ()): vars(module).pop('forward', None)
+    for module in getattr(net, 'folded', ()):
+        if not isinstance(vars(module).get('forward'), WideDepthwise): vars(module).pop('forward', None)
     pairs, side = _frozen_pairs(net.backbone), net.config.normalisation.size
     noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(next(net.parameters()).device)
     was_training, before = net.training, net.eval().backbone(noise)
     for conv, norm in pairs:
         conv.forward = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).forward
         norm.forward = nn.Sequential(*(part for name in ('drop', 'act') if isinstance(part := getattr(norm, name, None), nn.Module))).forward
-    same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+    largest = float(before.abs().nan_to_num(0, posinf=0).max())
+    same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * largest)
     net.folded = [module for pair in pairs for module in pair]
     if not same:
         for module in net.folded: del module.forward

@@ -8,25 +8,27 @@ import csv, json, os, shutil, signal, sys, tempfile, threading, time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'BALANCE_LR', 'METRICS', 'STATED_RISK', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule',
-           'parameter_groups', 'EpochSampler', 'make_loader', 'batch_sums', 'processes', 'say', 'Progress',
-           'make_accelerator', 'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'epoch_line',
-           'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
-           'calibration_error', 'calibration_interval', 'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right',
-           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature',
-           'fit_temperature', 'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit',
-           'report', 'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos',
-           'prepare_run', 'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos',
-           'fruit_train', 'with_fruits', 'fruit_evaluate']
+__all__ = ['SCHEDULES', 'BALANCE_LR', 'SMALLEST_BATCH', 'METRICS', 'LONGEST_WAIT', 'READ_EVERY', 'STATED_RISK', 'SAMPLE_COUNT',
+           'TrainConfig', 'make_schedule', 'parameter_groups', 'EpochSampler', 'make_loader', 'batch_per_process',
+           'batch_sums', 'processes', 'say', 'Progress', 'make_accelerator', 'Trainer', 'write_history', 'read_history',
+           'sync', 'seal', 'is_sealed', 'patient_until', 'epoch_line', 'show_rates', 'show_history', 'Scored', 'Pixels',
+           'score_photos', 'accuracy_interval', 'macro_f1_interval', 'calibration_error', 'calibration_interval',
+           'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate', 'show_confusion',
+           'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
+           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
+           'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
+           'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
+           'with_fruits', 'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env, set_seed
 from fastcore.basics import patch
 from torch import Tensor
 from torch.optim import lr_scheduler
@@ -47,13 +49,13 @@ class TrainConfig:
     backbone: str='resnet50' # torchvision's name, or timm's after 'timm/'
     weights: str | None=None # a file of weights for the backbone; ImageNet's by default
     epochs: int=20 # passes over the training photos at most
-    patience: int=3 # epochs without a lower validation loss after which it stops
-    batch: int=32 # photos a step, over all processes
+    patience: int=3 # epochs without a lower validation loss after which it stops; see `patient_until`
+    batch: int=32 # photos a step, over all processes; see `batch_per_process`
     lr: float=1e-4 # Adam's learning rate
     weight_decay: float=1e-3 # Adam's weight decay
     valid: float=.2 # share of photos that validate
     seed: int=42 # of the split, the heads' first weights, the order and the augmentation
-    copies: bool=True # keep photos of one picture on one side by looking for copies in the pixels
+    copies: bool=True # look in the pixels for copies of a picture, which belong on one side of the split
     schedule: str='fixed' # how the learning rate goes: one of `SCHEDULES`
     warmup: float=1. # epochs in which the learning rate of 'cosine' rises
     unfreeze: Sequence[int]=(0,) # epochs after which the last stage of the backbone learns, then the one before it, ...; (): the heads alone learn
@@ -122,6 +124,17 @@ def make_loader(
     return DataLoader(dataset, batch, sampler=sampler, num_workers=workers, worker_init_fn=_ignore_ctrl_c if workers else None, pin_memory=torch.cuda.is_available(),
                       drop_last=sampler is not None and len(dataset) % batch == 1, generator=torch.Generator())
 
+# %% ../nbs/03_train.ipynb #be86239a
+SMALLEST_BATCH = 16 # with fewer photos BatchNorm's error rises: 23.7 % with 16, 24.8 % with 8, 27.3 % with 4 (Wu and He 2018, arXiv 1803.08494)
+
+def batch_per_process(
+    batch: int, # photos a step that the recipe asks for
+    processes: int, # that share them
+) -> int: # photos a step in each process
+    "An equal share of the batch, but not so few that BatchNorm can't tell what is usual"
+    if batch < 2: raise DataError(f"batch={batch}: BatchNorm needs several photos a step; give 2 or more, better {SMALLEST_BATCH}")
+    return max(batch // processes, min(batch, SMALLEST_BATCH))
+
 # %% ../nbs/03_train.ipynb #925a9888
 METRICS = ('fruit_loss', 'fruit_accuracy', 'freshness_loss', 'freshness_accuracy')
 
@@ -137,9 +150,12 @@ def batch_sums(
     return torch.stack(columns, dim=1).detach()
 
 # %% ../nbs/03_train.ipynb #dfccc646
+LONGEST_WAIT = timedelta(days=7) # of one process for another; the launcher ends them all where one fails
+
 def processes() -> PartialState: # which process this is, of how many, and its device
     "The processes that work together: on graphics cards, or on the processor for want of them or by `ACCELERATE_USE_CPU`"
-    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU') or ('LOCAL_RANK' in os.environ and not torch.cuda.is_available()))
+    cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or ('LOCAL_RANK' in os.environ and not torch.cuda.is_available())
+    return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
 
 # %% ../nbs/03_train.ipynb #8a118db0
 def say(
@@ -166,7 +182,7 @@ def make_accelerator(
 ) -> Accelerator: # one state a process, however often it is asked for
     "The device, its processes, and the number format"
     return Accelerator(mixed_precision={torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(processes().device), 'no'),
-                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)])
+                       dataloader_config=DataLoaderConfiguration(non_blocking=True), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)])
 
 # %% ../nbs/03_train.ipynb #516fbfaf
 class Trainer:
@@ -180,9 +196,11 @@ class Trainer:
         progress: bool=True, # show bars and a line an epoch
     ):
         self.accelerator = make_accelerator(gradual=any(config.unfreeze))
-        self.config, self.out, self.progress, self.state, self.learning = config, Path(out), progress and self.accelerator.is_main_process, Progress(), None
-        fruits, normalisation = net.config.fruits, net.config.normalisation
-        batch = max(1, config.batch // self.accelerator.num_processes)
+        self.out, self.progress, self.state, self.learning = Path(out), progress and self.accelerator.is_main_process, Progress(), None
+        fruits, normalisation, together = net.config.fruits, net.config.normalisation, self.accelerator.num_processes
+        batch = batch_per_process(config.batch, together)
+        if batch * together > config.batch: say(f"{together} processes take {batch} photos each, so {batch * together} a step and not {config.batch}: BatchNorm needs them")
+        self.config = config = replace(config, batch=batch * together) # what is done, for the model card
         self.dataset = PhotoDataset(split.train, fruits, train_transforms(normalisation), store, config.seed)
         self.sampler, self.balance = EpochSampler(len(self.dataset), config.seed), LossBalance(config.balance, config.task_weights)
         freeze_backbone(net, len(config.unfreeze)) # several processes must know from the start what will ever learn
@@ -220,19 +238,39 @@ def train_step(self: Trainer,
     self.optimiser.zero_grad()
     self.accelerator.backward(self.prepared_balance(*losses))
     self.optimiser.step()
-    return torch.cat([batch_sums(logits, fruit, freshness).sum(0), torch.tensor([len(images)], device=images.device), weighed])
+    return torch.cat([batch_sums(logits, fruit, freshness).sum(0), torch.full((1,), float(len(images)), device=images.device), weighed])
 
 # %% ../nbs/03_train.ipynb #1098b194
+READ_EVERY = 10 # steps between two looks at numbers on the device, each of which waits for it; a look a second or so
+
 @patch
 def asked_to_stop(self: Trainer,
     stop: threading.Event, # set when this process should stop
 ) -> bool: # the same in each process
     "Whether any process was asked to stop, so that none waits for another for ever"
     if self.accelerator.num_processes == 1: return stop.is_set()
+    if self.state.step % READ_EVERY: return False
     if stop.is_set(): self.accelerator.set_trigger()
     return self.accelerator.check_trigger()
 
-# %% ../nbs/03_train.ipynb #5a3aeb05
+# %% ../nbs/03_train.ipynb #7473ecdf
+def _diverged(
+    config: TrainConfig, # the recipe
+    place: str, # e.g. 'epoch 1, step 2'
+) -> ModelError: # to be raised
+    "Say where the loss was lost, and what to do"
+    return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. Begin again in another run folder with a lower learning rate, in Python: "
+                      f"train_photos(TrainConfig(..., lr={config.lr / 10:g}), data, out). If this was the first step, it is the backbone's weights: give others with --weights FILE")
+
+@patch
+def check_steps(self: Trainer,
+    finite: Tensor, # `()`, steps of the epoch in this process until the loss was lost
+) -> None:
+    "`ModelError`, in all processes, if the loss was lost in any"
+    good = int(self.accelerator.gather(finite.reshape(1)).min())
+    if good < self.state.step: raise _diverged(self.config, f'epoch {self.state.epoch + 1}, step {good + 1}')
+
+# %% ../nbs/03_train.ipynb #a4aa2295
 @patch
 def train_epoch(self: Trainer,
     stop: threading.Event, # set when the run should stop
@@ -241,19 +279,22 @@ def train_epoch(self: Trainer,
     state, done = self.state, self.state.step
     self.thaw(); self.net.train(); self.dataset.epoch = self.sampler.epoch = state.epoch
     sums, began, seconds = torch.tensor(state.sums, device=self.accelerator.device), time.perf_counter(), state.seconds
+    finite = torch.full((), float(done), device=sums.device) # steps until a sum is not a number, which it then stays
     loader = self.accelerator.skip_first_batches(self.train_loader, done) if done else self.train_loader
     with progress_bar(total=len(self.train_loader), initial=done, note=f'epoch {state.epoch + 1}/{self.config.epochs}', unit='step', leave=False, show=self.progress) as bar:
         for batch in loader:
             sums += self.train_step(*batch)
+            finite += sums.isfinite().all()
             self.schedule.step(); state.step += 1; bar.update()
-            if state.step % 10 == 0: bar.set_postfix(_shown(sums))
+            if self.progress and state.step % READ_EVERY == 0: bar.set_postfix(_shown(sums.tolist()))
             if self.asked_to_stop(stop): break
+    self.check_steps(finite)
     state.sums, state.seconds = sums.tolist(), seconds + time.perf_counter() - began
     return state.step >= len(self.train_loader)
 
-def _shown(sums: Tensor) -> dict[str, str]:
+def _shown(sums: Sequence[float]) -> dict[str, str]:
     "Running means for the progress bar"
-    return {name.replace('_accuracy', ' right'): f'{float(value):.3f}' for name, value in zip(METRICS, sums[:4] / sums[4])}
+    return {name.replace('_accuracy', ' right'): f'{value / sums[4]:.3f}' for name, value in zip(METRICS, sums)}
 
 # %% ../nbs/03_train.ipynb #83e51378
 @patch
@@ -276,6 +317,7 @@ def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
     state = self.state
     sums = self.accelerator.reduce(torch.tensor(state.sums, device=self.accelerator.device), reduction='sum').tolist()
     trained, valid = [value / sums[4] for value in sums], self.validate()
+    if not np.isfinite(valid).all(): raise _diverged(self.config, f'epoch {state.epoch + 1}, validation')
     row = dict(**{f'train_{name}': value for name, value in zip(METRICS, trained)}, **{f'valid_{name}': value for name, value in zip(METRICS, valid)},
                seconds=state.seconds, photos_per_second=sums[4] / state.seconds, train_fruit_weighted=trained[5], train_freshness_weighted=trained[6])
     state.history.append(dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in row.items()}, lr=self.schedule.get_last_lr()[0]))
@@ -380,12 +422,21 @@ def load_checkpoint(self: Trainer) -> None:
     if not self.accelerator.is_main_process: self.state.sums = [0.] * 7 # those of all processes, which are added up again
     elif self.state.history: write_history(self.state.history, self.out/'history.csv')
 
-# %% ../nbs/03_train.ipynb #28fa82fc
+# %% ../nbs/03_train.ipynb #4dc264c6
+def patient_until(
+    config: TrainConfig, # the recipe
+) -> float: # epochs; 0 if patience counts from the first one on
+    "When the last stage has thawed and the learning rate has come to its highest"
+    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # torch's OneCycleLR rises in the first 30 % of its steps
+    return max(0, *config.unfreeze, rising.get(config.schedule, 0))
+
 @patch
 def is_finished(self: Trainer) -> bool:
     "Whether all epochs are done, or as many without a better one as the recipe has patience for"
-    return self.state.epoch >= self.config.epochs or self.state.epoch - self.state.best_epoch >= self.config.patience
+    waiting = self.state.epoch - max(self.state.best_epoch, patient_until(self.config))
+    return self.state.epoch >= self.config.epochs or waiting >= self.config.patience
 
+# %% ../nbs/03_train.ipynb #41587e72
 @patch
 def fit(self: Trainer) -> list[dict]: # the history
     "Train until the last epoch or until patience is at an end; Ctrl-C keeps everything up to the last step and raises `KeyboardInterrupt`"
@@ -1069,6 +1120,11 @@ def train_photos(
     return _report(trainer, split, data, checked) if accelerator.is_main_process else None
 
 # %% ../nbs/03_train.ipynb #a5f7a422
+def _new_run() -> str: # e.g. 'runs/20260728-101500'
+    "A run folder named after the time on the clock of the first process, the same in all"
+    processes() # broadcasting needs to know of them
+    return broadcast_object_list([time.strftime('runs/%Y%m%d-%H%M%S')])[0]
+
 @command
 def fruit_train(
     data: str='sample', # a folder of photos, 'sample', 'kaggle' or 'kaggle:owner/name'
@@ -1076,14 +1132,14 @@ def fruit_train(
     backbone: str='resnet50', # torchvision's name, or timm's after 'timm/'
     weights: str=None, # a file of weights for the backbone instead of a download
     epochs: int=20, # passes over the training photos at most; it stops early when validation no longer improves
-    seed: int=42, # of the split, the order and the augmentation
-    copies: bool=True, # keep copies of a picture on one side by looking for them in the pixels
+    seed: int=42, # of the split, the heads' first weights, the order and the augmentation
+    copies: bool=True, # look in the pixels for copies of a picture, which belong on one side of the split
     resume: bool=False, # go on with the run in --out
 ) -> dict: # metrics on the validation photos
     "Check, split, train, evaluate and save; the last line on stdout is one JSON object"
     if epochs < 1: raise DataError(f"--epochs {epochs}: nothing would be learnt; give 1 or more")
     if resume and not out: raise DataError("--resume: give the run folder with --out")
-    return train_photos(TrainConfig(backbone, weights, epochs, seed=seed, copies=copies), data, Path(out or time.strftime('runs/%Y%m%d-%H%M%S')), resume)
+    return train_photos(TrainConfig(backbone, weights, epochs, seed=seed, copies=copies), data, Path(out or _new_run()), resume)
 
 # %% ../nbs/03_train.ipynb #6ee4a2e7
 def with_fruits(

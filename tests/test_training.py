@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, SMALL, run
+import torch
+from conftest import BIN, ROOT, SMALL, run
 
 from fruit_freshness.data import check_photos, draw_broken, draw_sample, find_photos
-from fruit_freshness.model import load_model
+from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone, fold_frozen, freeze_backbone, load_model, multitask_loss,
+                                   widen_depthwise)
 from fruit_freshness.split import load_split
 from fruit_freshness.train import TrainConfig, Trainer, score_photos, train_photos
 
 KILLS = 20
 OPTIONS = ['--backbone', SMALL, '--no-copies']
+PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])) # for scripts that lie elsewhere
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +78,6 @@ class PowerCut:
 
 def train_until(out: Path, sample: Path, weights: Path, left: int) -> None:
     "Begin a run or go on with it until the power fails"
-    import torch
     torch.set_num_threads(1)
     cut = PowerCut(out, left)
     train_photos(TrainConfig(SMALL, str(weights), epochs=4, batch=8, copies=False), str(sample), out, resume=True)
@@ -118,25 +121,43 @@ def test_ctrl_c(tmp_path, sample, small_weights):
     assert resumed.returncode == 0 and len(history(tmp_path/'run')) == epochs + 1, resumed.stderr
 
 
-WRITES = """import os, sys
+TWO = """import os, sys, time
+from datetime import timedelta
+from dataclasses import replace
+import torch.distributed.distributed_c10d as group
+group.default_pg_timeout = timedelta(seconds=2) # unless a process asks for another
+from fruit_freshness import train
+main, runs = os.environ['RANK'] == '0', os.path.join(os.getcwd(), 'runs') + os.sep
+
 def hear(event, arguments):
-    if event == 'open' and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR) and str(arguments[0]).startswith(os.environ['RUN'] + os.sep):
-        with os.fdopen(os.open(os.environ['RUN'] + '.writes' + os.environ.get('RANK', ''), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 'a') as log: print(arguments[0], file=log)
+    if event == 'open' and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR) and os.path.abspath(str(arguments[0])).startswith(runs):
+        with open('writes' + os.environ['RANK'], 'a') as log: print(arguments[0], file=log)
 sys.addaudithook(hear)
+
+name_of_now, search, split_photos = time.strftime, train.group_photos, train.split_photos
+def late_name(form, *when): return name_of_now(form, *when) if main else name_of_now(form, time.localtime(time.time() + 3)) # a clock that is ahead
+def long_search(*photos, **options): time.sleep(main * 6); return search(*photos, **options)
+def odd_split(*photos):
+    split = split_photos(*photos)
+    return split if len(split.valid) % 2 else replace(split, rows=[row for row in split.rows if row.photo != split.valid[0]])
+train.time.strftime, train.group_photos, train.split_photos = late_name, long_search, odd_split
+sys.exit(train.fruit_train.main())
 """
 
 
-def test_two_processes(tmp_path, small_weights):
-    "Two processes under `accelerate launch` validate as one does, each photo once, and one of them writes the files"
-    sample, out = draw_sample(tmp_path/'sample', count=81, size=96), tmp_path/'two'
-    (tmp_path/'site').mkdir(); (tmp_path/'site'/'sitecustomize.py').write_text(WRITES)
+def test_two_processes(tmp_path, small_weights, monkeypatch):
+    """Two processes under `accelerate launch` validate as one does, each photo once, in float32; one of them writes the files, into one folder, though their clocks differ;
+    the other waits for its search for copies for longer than torch would by itself"""
+    monkeypatch.setenv('FRUIT_DTYPE', 'float32')
+    sample = draw_sample(tmp_path/'sample', count=81, size=96)
+    (tmp_path/'two.py').write_text(TWO)
     launch = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
-              '--main_process_port', '0', BIN/'fruit_train']
-    done = run(*launch, '--data', sample, *OPTIONS, '--weights', small_weights, '--epochs', '1', '--out', out,
-               env=dict(ACCELERATE_USE_CPU='1', RUN=str(out), PYTHONPATH=os.pathsep.join([str(tmp_path/'site'), *filter(None, [os.environ.get('PYTHONPATH')])])))
+              '--main_process_port', '0', tmp_path/'two.py']
+    done = run(*launch, '--data', sample, *OPTIONS, '--weights', small_weights, '--epochs', '1', cwd=tmp_path, env=dict(ACCELERATE_USE_CPU='1', PYTHONPATH=PATHS))
     assert done.returncode == 0, done.stderr[-3000:]
+    [out] = (tmp_path/'runs').iterdir()
     assert (out/'checkpoint'/'random_states_1.pkl').exists() # there were two; accelerate keeps the random numbers of each
-    assert [path.name for path in tmp_path.glob('two.writes*')] == ['two.writes0']
+    assert [path.name for path in tmp_path.glob('writes*')] == ['writes0']
     net, [row] = load_model(out), history(out)
     checked = check_photos(find_photos(sample).photos, net.config.normalisation.size, progress=False)
     split = load_split(out/'split.csv', checked.photos)
@@ -149,11 +170,93 @@ def test_two_processes(tmp_path, small_weights):
 
 def test_reference_recipe(tmp_path):
     "The ResNet50 recipe runs with random weights given as a file, and says what to do where it can't download any"
-    import torch
-    from fruit_freshness.model import create_backbone
     torch.save(create_backbone('resnet50')[0].state_dict(), tmp_path/'random.pth')
     folder = draw_sample(tmp_path/'photos', count=48, size=96)
     done = run('fruit_train', '--data', folder, '--out', tmp_path/'run', '--weights', tmp_path/'random.pth', '--epochs', '1', '--no-copies')
     assert done.returncode == 0, done.stderr
     offline = run('fruit_train', '--data', folder, '--out', tmp_path/'none', env=dict(TORCH_HOME=str(tmp_path/'hub'), http_proxy='http://127.0.0.1:9', https_proxy='http://127.0.0.1:9'))
     assert offline.returncode == 1 and '--weights FILE' in offline.stderr and 'Traceback' not in offline.stderr
+
+
+FAMILIES = dict(alexnet=64, convnext_tiny=64, densenet121=64, efficientnet_b0=64, googlenet=64, inception_v3=96, maxvit_t=224, mnasnet0_5=64, mobilenet_v2=64,
+                mobilenet_v3_small=64, regnet_x_400mf=64, resnet18=64, shufflenet_v2_x0_5=64, squeezenet1_1=64, swin_t=64, swin_v2_t=64, vgg11_bn=64,
+                vit_b_32=224) # torchvision's, with pixels a side; below a small one of each kind of timm's
+FAMILIES |= {f'timm/{name}': 160 for name in ('test_byobnet', 'test_convnext', 'test_efficientnet', 'test_efficientnet_gn', 'test_mambaout', 'test_maxvit', 'test_nfnet', 'test_resnet',
+                                              'test_vit')} | {'timm/levit_128s': 224}
+
+
+def one_step(net: FruitNet, images, rate: float=.01) -> float:
+    "A step of plain gradient descent on made-up labels; the loss before it"
+    labels = torch.arange(len(images))
+    with autocast('cpu'): logits = net(images)
+    loss = sum(multitask_loss(logits, labels % len(net.config.fruits), labels % 2))
+    loss.backward()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.grad is not None: parameter -= rate * parameter.grad
+    return loss.item()
+
+
+def small_net(backbone: str, size: int) -> FruitNet:
+    "A network for three fruits with random weights, ready to learn as `Trainer` makes it ready"
+    torch.manual_seed(0)
+    body, normalisation = create_backbone(backbone)
+    net = FruitNet(ModelConfig(['Apple', 'Kiwi', 'Pear'], backbone, replace(normalisation, size=size)), body)
+    freeze_backbone(net); widen_depthwise(net); fold_frozen(net)
+    return net
+
+
+@pytest.mark.parametrize('backbone', FAMILIES)
+def test_families(backbone, monkeypatch):
+    "One step in float32 changes the last stage of each family of backbones, and nothing before it"
+    monkeypatch.setenv('FRUIT_DTYPE', 'float32')
+    size = FAMILIES[backbone]
+    net = small_net(backbone, size)
+    last, *others = backbone_stages(net.backbone, size)
+    frozen = [value for stage in others for _, block in stage for value in block.state_dict().values()]
+    sums = [value.double().sum() for value in frozen]
+    before = [parameter.detach().clone() for _, block in last for parameter in block.parameters()]
+    assert frozen and np.isfinite(one_step(net.train(), torch.randn(3, 3, size, size)))
+    assert all(value.double().sum() == then for value, then in zip(frozen, sums))
+    after = [parameter for _, block in last for parameter in block.parameters()]
+    assert any(not torch.equal(*pair) for pair in zip(before, after)) and all(parameter.isfinite().all() for parameter in after)
+    if backbone == 'vit_b_32': assert sum(value.numel() for value in before) < .3 * sum(value.numel() for value in frozen) # not its whole encoder
+
+
+@pytest.mark.parametrize('backbone', ['timm/tf_efficientnet_lite0.in1k', 'resnet18'])
+def test_gradients_in_bfloat16(backbone, monkeypatch):
+    "bfloat16 gives the loss of float32 to a hundredth and much the same gradient (other images: cosine 0 to 0.03), which stays float32 as the weights do"
+    found = {}
+    for dtype in ('float32', 'bfloat16'):
+        monkeypatch.setenv('FRUIT_DTYPE', dtype)
+        net, seen = small_net(backbone, 96).train(), []
+        for part in net.modules(): # two precisions draw different numbers for dropout
+            if isinstance(part, torch.nn.Dropout): part.p = 0.
+        net.fruit_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        loss = one_step(net, torch.randn(8, 3, 96, 96, generator=torch.Generator().manual_seed(1)), rate=0)
+        gradients = torch.cat([parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None])
+        assert seen == [getattr(torch, dtype)] and gradients.dtype == torch.float32
+        found[dtype] = loss, gradients
+    (loss, gradients), (half_loss, half_gradients) = found.values()
+    assert half_loss == pytest.approx(loss, rel=.01)
+    assert torch.nn.functional.cosine_similarity(gradients, half_gradients, dim=0) > .8 # 0.86 and 0.97
+
+
+def test_whole_runs_in_both_precisions(tmp_path, small_weights):
+    "A whole run learns the same in float32 and in bfloat16, to a tenth of the loss"
+    sample, losses = draw_sample(tmp_path/'sample', count=80, size=96), {}
+    for dtype in ('float32', 'bfloat16'):
+        done = run('fruit_train', '--data', sample, '--out', tmp_path/dtype, *OPTIONS, '--weights', small_weights, '--epochs', '2', env=dict(FRUIT_DTYPE=dtype))
+        assert done.returncode == 0, done.stderr[-3000:]
+        losses[dtype] = [float(row[f'{side}_{task}_loss']) for row in history(tmp_path/dtype) for side in ('train', 'valid') for task in ('fruit', 'freshness')]
+    assert losses['bfloat16'] == pytest.approx(losses['float32'], rel=.1) and losses['bfloat16'] != losses['float32']
+
+
+def test_lost_loss(tmp_path, small_weights):
+    "Weights so large that all overflows end a run with one sentence that names the step and the ways on"
+    large = {name: value * 1e30 if value.is_floating_point() else value for name, value in torch.load(small_weights).items()}
+    torch.save(large, tmp_path/'large.pth')
+    sample = draw_sample(tmp_path/'sample', count=48, size=96)
+    done = run('fruit_train', '--data', sample, '--out', tmp_path/'run', *OPTIONS, '--weights', tmp_path/'large.pth', '--epochs', '1')
+    assert done.returncode == 1 and 'epoch 1, step 1: the loss is not a number' in done.stderr and '--weights FILE' in done.stderr, done.stderr[-3000:]
+    assert 'Traceback' not in done.stderr and 'not a model folder' not in done.stderr
