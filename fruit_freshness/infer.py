@@ -430,14 +430,15 @@ def why_not(
     fruit: np.ndarray, # `(fruits,)` probabilities
     freshness: np.ndarray, # `(2,)` probabilities
     novelty: float, # relative to the threshold: more than 1 is too much
-    least: float, # the confidence that both answers need
+    least: float, # the confidence that both answers together need
 ) -> str | None: # None: the answer stands
     "The reason for withholding an answer"
     if novelty > 1: return f"not like any fruit I know: I learnt {', '.join(fruits)}"
-    doubts = []
-    if fruit.max() < least: doubts.append(' or '.join(fruits[i] for i in np.argsort(-fruit)[:2]))
-    if freshness.max() < least: doubts.append('fresh or rotten')
-    return f"{' and '.join(doubts)}: can't tell" if doubts else None
+    if fruit.max() * freshness.max() >= least: return None
+    doubts, half = [], least**.5 # the product is smaller, so one of the two is
+    if fruit.max() <= half: doubts.append(' or '.join(fruits[i] for i in np.argsort(-fruit)[:2]))
+    if freshness.max() <= half: doubts.append('fresh or rotten')
+    return f"{' and '.join(doubts)}: can't tell"
 
 # %% ../nbs/04_infer.ipynb #f6c2c98e
 def each_source(

@@ -138,7 +138,8 @@ class ModelConfig:
     fruit_temperature: float=1. # divides the fruit logits before the softmax
     freshness_temperature: float=1. # divides the freshness logits
     novelty_threshold: float | None=None # above it a photo is like none seen in training; None until it is fitted
-    confidence_threshold: float=0. # below it, the smaller of both confidences is too small for an answer
+    confidence_threshold: float=0. # below it, the product of both confidences is too small for an answer
+    stated_risk: float | None=None # at most this share of the given answers is wrong, with 95 % confidence
     training: dict=field(default_factory=dict) # facts: data, split, epochs, seed, ...
     metrics: dict=field(default_factory=dict) # on the validation photos
     freshness: list[str]=field(default_factory=lambda: list(FRESHNESS)) # in the order of the freshness head's outputs
@@ -496,7 +497,11 @@ def _answer_lines(
     if not answers: return []
     if answers['risk'] is None: return ['\nNone of these photos gets an answer: it is not sure enough of any.']
     def share(name): return f"{answers[name]:.1%}" + (' (95 % interval {:.1%} to {:.1%})'.format(*bounds) if (bounds := answers.get(f'{name}_ci95')) else '')
-    return [f"\nOf these photos it answers {share('coverage')}, and of those answers {share('risk')} are wrong."]
+    lines = [f"\nOf these photos it answers {share('coverage')}, and of those answers {share('risk')} are wrong."]
+    if answers.get('certainty') and answers['stated_risk'] is not None:
+        lines.append(f"Of its answers to photos of other pictures of this kind at most {answers['stated_risk']:.1%} are wrong, one photo a picture, "
+                     f"with {answers['certainty']:.0%} confidence: so many pictures can prove no more.")
+    return lines
 
 # %% ../nbs/02_model.ipynb #cd993777
 def _metric_lines(
@@ -504,9 +509,11 @@ def _metric_lines(
 ) -> list[str]: # rows of a Markdown table
     "One row a task"
     def interval(bounds): return ' to '.join(f'{bound:.3f}' for bound in bounds) if bounds else ''
-    rows = [f"| {task} | {m['accuracy']:.3f} | {interval(m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {interval(m.get('macro_f1_ci95'))} | {m['ece']:.3f} | {interval(m.get('ece_ci95'))} |"
+    def score(metrics, name): return f'{metrics[name]:.3f}' if name in metrics else ''
+    rows = [f"| {task} | {m['accuracy']:.3f} | {interval(m['accuracy_ci95'])} | {m['macro_f1']:.3f} | {interval(m.get('macro_f1_ci95'))} | {m['ece']:.3f} | {interval(m.get('ece_ci95'))} | {score(m, 'nll')} | {score(m, 'brier')} |"
             for task in ('fruit', 'freshness', 'both') if (m := metrics.get(task)) and 'ece' in m]
-    heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error | 95 % interval |', '|---|---|---|---|---|---|---|']
+    heads = ['| | accuracy | 95 % interval | macro-F1 | 95 % interval | calibration error | 95 % interval | NLL | Brier score |',
+             '|---|---|---|---|---|---|---|---|---|']
     return [*heads, *rows, *_answer_lines(metrics.get('answers'))] if rows else ['It was not evaluated.']
 
 def model_card(

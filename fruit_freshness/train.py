@@ -12,17 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'BALANCE_LR', 'SMALLEST_BATCH', 'METRICS', 'LONGEST_WAIT', 'READ_EVERY', 'STATED_RISK', 'SAMPLE_COUNT',
-           'TrainConfig', 'make_schedule', 'parameter_groups', 'EpochSampler', 'make_loader', 'batch_per_process',
-           'batch_sums', 'processes', 'say', 'Progress', 'make_accelerator', 'Trainer', 'write_history', 'read_history',
-           'sync', 'seal', 'is_sealed', 'patient_until', 'epoch_line', 'show_rates', 'show_history', 'Scored', 'Pixels',
-           'score_photos', 'accuracy_interval', 'macro_f1_interval', 'calibration_error', 'calibration_interval',
-           'risk_curve', 'coverage_risk', 'joint_confidence', 'both_right', 'evaluate', 'show_confusion',
-           'show_mistakes', 'suspect_labels', 'show_suspects', 'at_temperature', 'fit_temperature',
-           'confidence_for_risk', 'at_temperatures', 'calibrate', 'backbone_features', 'crossfit', 'report',
-           'show_reliability', 'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run',
-           'finish_run', 'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train',
-           'with_fruits', 'fruit_evaluate']
+__all__ = ['SCHEDULES', 'BALANCE_LR', 'SMALLEST_BATCH', 'METRICS', 'LONGEST_WAIT', 'READ_EVERY', 'WISHED_RISK', 'CERTAINTY',
+           'WITHHELD', 'SLACK', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule', 'parameter_groups', 'EpochSampler',
+           'make_loader', 'batch_per_process', 'batch_sums', 'processes', 'say', 'Progress', 'make_accelerator',
+           'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'patient_until', 'epoch_line',
+           'show_rates', 'show_history', 'Scored', 'Pixels', 'score_photos', 'accuracy_interval', 'macro_f1_interval',
+           'calibration_error', 'calibration_interval', 'risk_curve', 'coverage_risk', 'probability_scores',
+           'joint_probs', 'joint_confidence', 'both_right', 'evaluate', 'show_confusion', 'show_mistakes',
+           'suspect_labels', 'show_suspects', 'picture_weights', 'at_temperature', 'fit_temperature',
+           'picture_quantile', 'risk_bound', 'confidence_for_risk', 'at_temperatures', 'Calibration', 'fit_calibration',
+           'given_answers', 'calibrate', 'backbone_features', 'crossfit', 'report', 'show_reliability',
+           'show_coverage_risk', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run', 'finish_run',
+           'evaluation_figures', 'save_figures', 'metrics_table', 'train_photos', 'fruit_train', 'with_fruits',
+           'fruit_evaluate']
 
 # %% ../nbs/03_train.ipynb #248c65b5
 import numpy as np
@@ -516,6 +518,9 @@ def show_history(
     plt.close(figure)
     return figure
 
+# %% ../nbs/03_train.ipynb #913f13ab
+from collections.abc import Callable
+
 # %% ../nbs/03_train.ipynb #131668ee
 @dataclass(frozen=True)
 class Scored:
@@ -563,44 +568,58 @@ def score_photos(
     return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
 
 # %% ../nbs/03_train.ipynb #0815829f
-def _redraw(count: int, draws: int, seed: int) -> np.ndarray:
-    "`(draws, count) int`: how often each of `count` groups stands in each bootstrap sample"
-    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+def _picture_sums(
+    groups: np.ndarray, # `(N,)` source group of each photo
+    columns: np.ndarray, # `(N, columns)` what each photo adds
+) -> np.ndarray: # `(pictures, columns + 1)` sums over each picture's photos; the last column counts them
+    "What each picture adds to a statistic"
+    names, pictures = np.unique(groups, return_inverse=True)
+    sums = np.zeros((len(names), columns.shape[1] + 1))
+    np.add.at(sums, pictures, np.column_stack([columns, np.ones(len(columns))]))
+    return sums
 
+def _interval(
+    sums: np.ndarray, # `(pictures, columns)` from `_picture_sums`
+    imagined: np.ndarray, # `(ways, columns)` what one photo more might add
+    statistic: Callable[[np.ndarray], np.ndarray], # of `(draws, columns)` weighted sums
+    draws: int=2000, # random weightings
+    seed: int=0, # of the weights
+) -> tuple[float, float]: # 95 % interval
+    "Interval of a statistic over pictures; an imagined one lies wherever it moves a bound most"
+    weights, sizes = np.random.default_rng(seed).dirichlet(np.ones(len(sums) + 1), size=draws), sums[:, -1]
+    known, more = weights[:, :-1] @ sums, weights[:, -1:] * (sizes @ sizes / sizes.sum()) # as large as a photo's picture is on average
+    low, high = np.transpose([np.quantile(statistic(known + more * photo), [.025, .975]) for photo in imagined])
+    return float(low.min()), float(high.max())
+
+# %% ../nbs/03_train.ipynb #48248623
 def accuracy_interval(
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)`
-    draws: int=1000, # bootstrap samples
-    seed: int=0, # of the bootstrap
+    draws: int=2000, # random weightings of the pictures
+    seed: int=0, # of the weights
 ) -> tuple[float, float]: # 95 % interval
-    "Bootstrap interval of an accuracy, over groups"
-    _, members = np.unique(groups, return_inverse=True)
-    hits, sizes = np.bincount(members, weights=right), np.bincount(members)
-    if np.all(right) or not np.any(right): # nothing to draw: the exact binomial bound for as many pictures
-        far = .025 ** (1 / len(sizes))
-        return (far, 1.) if np.all(right) else (0., 1 - far)
-    drawn = _redraw(len(sizes), draws, seed)
-    return tuple(float(bound) for bound in np.quantile(drawn @ hits / (drawn @ sizes), [.025, .975]))
+    "Interval of an accuracy, over pictures"
+    wrong_or_right = np.array([[0., 1.], [1., 1.]])
+    return _interval(_picture_sums(groups, right[:, None]), wrong_or_right, lambda sums: sums[:, 0] / sums[:, 1], draws, seed)
 
-# %% ../nbs/03_train.ipynb #6d725785
+# %% ../nbs/03_train.ipynb #78a3280e
 def macro_f1_interval(
     predicted: np.ndarray, # `(N,)` class indices
     truth: np.ndarray, # `(N,)` class indices
     groups: np.ndarray, # `(N,)`
-    draws: int=1000, # bootstrap samples
-    seed: int=0, # of the bootstrap
+    draws: int=2000, # random weightings of the pictures
+    seed: int=0, # of the weights
 ) -> tuple[float, float]: # 95 % interval
-    "Bootstrap interval of a macro-F1, over groups; that of the accuracy where there is no error to draw"
-    if np.all(predicted == truth): return accuracy_interval(predicted == truth, groups)
-    classes, (_, members) = max(predicted.max(), truth.max()) + 1, np.unique(groups, return_inverse=True)
-    tables = np.zeros((members.max() + 1, classes, classes))
-    np.add.at(tables, (members, truth, predicted), 1)
-    drawn = np.tensordot(_redraw(len(tables), draws, seed).astype(float), tables, 1)
-    seen = drawn.sum(1) + drawn.sum(2)
-    f1 = np.divide(2 * np.diagonal(drawn, axis1=1, axis2=2), seen, out=np.full(seen.shape, np.nan), where=seen > 0)
-    return tuple(float(bound) for bound in np.quantile(np.nanmean(f1, axis=1), [.025, .975]))
+    "Interval of a macro-F1, over pictures"
+    seen = np.union1d(predicted, truth)
+    each = np.eye(len(seen))
+    def hits_and_votes(answer, label): return np.hstack([answer * label, answer + label]) # F1 = 2 hits / votes
+    sums = _picture_sums(groups, hits_and_votes(*(each[np.searchsorted(seen, classes)] for classes in (predicted, truth))))
+    imagined = hits_and_votes(np.repeat(each, len(seen), axis=0), np.tile(each, (len(seen), 1)))
+    def macro_f1(sums): return (2 * sums[:, :len(seen)] / sums[:, len(seen):-1]).mean(1)
+    return _interval(sums, np.column_stack([imagined, np.ones(len(imagined))]), macro_f1, draws, seed)
 
-# %% ../nbs/03_train.ipynb #8d772ed7
+# %% ../nbs/03_train.ipynb #98be2b6b
 def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     "Which of `bins` equal parts of 0..1 each confidence lies in"
     return np.minimum((confidence * bins).astype(int), bins - 1)
@@ -619,16 +638,16 @@ def calibration_interval(
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)`
     bins: int=15, # of equal width
-    draws: int=1000, # bootstrap samples
-    seed: int=0, # of the bootstrap
+    draws: int=2000, # random weightings of the pictures
+    seed: int=0, # of the weights
 ) -> tuple[float, float]: # 95 % interval
-    "Bootstrap interval of the ECE, over groups"
-    _, members = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(members)
-    gaps = np.zeros((len(sizes), bins))
-    np.add.at(gaps, (members, _bin(confidence, bins)), confidence - right)
-    drawn = _redraw(len(sizes), draws, seed)
-    return tuple(float(bound) for bound in np.quantile(np.abs(drawn @ gaps).sum(1) / (drawn @ sizes), [.025, .975]))
+    "Interval of the ECE, over pictures"
+    each = np.eye(bins)
+    sums = _picture_sums(groups, each[_bin(confidence, bins)] * (confidence - right)[:, None])
+    middles = (np.arange(bins) + .5) / bins
+    imagined = np.vstack([each * middles, each * (middles - 1)]) # wrong, right
+    def mean_gap(sums): return np.abs(sums[:, :-1]).sum(1) / sums[:, -1]
+    return _interval(sums, np.column_stack([imagined, np.ones(2 * bins)]), mean_gap, draws, seed)
 
 # %% ../nbs/03_train.ipynb #eecdec25
 def risk_curve(
@@ -646,52 +665,83 @@ def coverage_risk(
     risk, places = risk_curve(confidence, right), [max(1, round(len(right) * tenth / 10)) for tenth in range(1, 11)]
     return dict(coverage=[round(place / len(right), 4) for place in places], risk=[round(float(risk[place - 1]), 4) for place in places], area=round(float(risk.mean()), 6))
 
-# %% ../nbs/03_train.ipynb #dc005876
-def _task_metrics(
+# %% ../nbs/03_train.ipynb #dd5a5096
+def probability_scores(
+    probs: np.ndarray, # `(N, classes)`
+    truth: np.ndarray, # `(N,)` class indices
+) -> dict: # 'nll' in nats, and 'brier', 0 to 2
+    "How good probabilities are as such; less is better"
+    told = np.maximum(probs[np.arange(len(truth)), truth].astype(float), np.finfo(float).tiny)
+    distance = np.square(probs - np.eye(probs.shape[1])[truth]).sum(1)
+    return dict(nll=round(float(-np.log(told).mean()), 4), brier=round(float(distance.mean()), 4))
+
+# %% ../nbs/03_train.ipynb #badee0ec
+def _rounded_pair(bounds: tuple[float, float]) -> list[float]: return [round(bound, 4) for bound in bounds]
+
+def _class_rows(
     predicted: np.ndarray, # `(N,)` class indices
-    confidence: np.ndarray, # `(N,)` in 0..1
+    truth: np.ndarray, # `(N,)` class indices
+    names: Sequence[str], # of the classes
+) -> dict: # precision, recall, F1 and photos of each class that occurs, by name
+    "How each class fares"
+    from sklearn.metrics import precision_recall_fscore_support
+    seen = sorted(set(truth) | set(predicted))
+    rows = zip(seen, *precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
+    return {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n))
+            for label, p, r, f, n in rows}
+
+def _task_metrics(
+    probs: np.ndarray, # `(N, classes)`
     truth: np.ndarray, # `(N,)` class indices
     groups: np.ndarray, # `(N,)`
     names: Sequence[str], # of the classes
 ) -> dict | None: # None where there is nothing to score
-    "Accuracy, macro-F1 and ECE with their intervals, confusion matrix and a row a class"
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    "Accuracy, macro-F1 and ECE with their intervals, NLL and Brier score, confusion matrix and a row a class"
+    from sklearn.metrics import confusion_matrix
     if not len(truth): return None
-    right, seen = predicted == truth, sorted(set(truth) | set(predicted))
-    rows = zip(seen, *precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
-    classes = {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n)) for label, p, r, f, n in rows}
-    return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=[round(bound, 4) for bound in accuracy_interval(right, groups)],
-                macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4), macro_f1_ci95=[round(bound, 4) for bound in macro_f1_interval(predicted, truth, groups)],
-                ece=round(calibration_error(confidence, right), 4), ece_ci95=[round(bound, 4) for bound in calibration_interval(confidence, right, groups)], labels=list(names), confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
+    predicted, confidence = probs.argmax(1), probs.max(1)
+    right, classes = predicted == truth, _class_rows(predicted, truth, names)
+    return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=_rounded_pair(accuracy_interval(right, groups)),
+                macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4),
+                macro_f1_ci95=_rounded_pair(macro_f1_interval(predicted, truth, groups)),
+                ece=round(calibration_error(confidence, right), 4),
+                ece_ci95=_rounded_pair(calibration_interval(confidence, right, groups)),
+                **probability_scores(probs, truth), labels=list(names),
+                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
 
-# %% ../nbs/03_train.ipynb #dd5a5096
+# %% ../nbs/03_train.ipynb #b8ab4d6a
+def joint_probs(
+    scored: Scored, # photos and answers
+) -> np.ndarray: # `(N, 2 * fruits)`: Fresh and Rotten of the first fruit, of the second, ...
+    "Probabilities of fruit and freshness together"
+    return (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(len(scored.photos), -1)
+
 def joint_confidence(
     scored: Scored, # photos and answers
 ) -> np.ndarray: # `(N,)` in 0..1
-    "The smaller of both confidences: an answer is as sure as its weaker half"
-    return np.minimum(scored.fruit_probs.max(1), scored.freshness_probs.max(1))
+    "How probable it is that both answers are right"
+    return scored.fruit_probs.max(1) * scored.freshness_probs.max(1)
 
 def both_right(
     scored: Scored, # photos, truth and answers
 ) -> np.ndarray: # `(N,) bool`
-    "Which answers have no error; a fruit that the network does not know can't be judged and is not counted as one"
-    fruit_right = (scored.fruit_probs.argmax(1) == scored.fruit_truth) | (scored.fruit_truth < 0)
-    return fruit_right & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
+    "Which answers have no error; any name for a fruit that the network does not know is one"
+    return (scored.fruit_probs.argmax(1) == scored.fruit_truth) & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
 
 def evaluate(
     scored: Scored, # photos, truth and answers
 ) -> dict: # n, fruit, freshness, both, coverage_risk, novelty
     "Everything that is said of a network, from its answers"
     from sklearn.metrics import roc_auc_score
-    known = scored.fruit_truth >= 0
-    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
-    tasks = dict(fruit=(fruit[known], scored.fruit_probs.max(1)[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
-                 freshness=(freshness, scored.freshness_probs.max(1), scored.freshness_truth, scored.groups, FRESHNESS),
-                 both=((2 * fruit + freshness)[known], joint_confidence(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known], scored.groups[known],
-                       [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]))
+    known, pairs = scored.fruit_truth >= 0, [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]
+    tasks = dict(fruit=(scored.fruit_probs[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
+                 freshness=(scored.freshness_probs, scored.freshness_truth, scored.groups, FRESHNESS),
+                 both=(joint_probs(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known], scored.groups[known], pairs))
+    auroc = round(float(roc_auc_score(~known, scored.novelty)), 4) if 0 < known.sum() < len(known) else None
     return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
-                **{task: _task_metrics(*answers) for task, answers in tasks.items()}, coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)),
-                novelty=dict(auroc=round(float(roc_auc_score(~known, scored.novelty)), 4) if 0 < known.sum() < len(known) else None)) # of unknown fruits against known ones
+                **{task: _task_metrics(*answers) for task, answers in tasks.items()},
+                coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)),
+                novelty=dict(auroc=auroc)) # of unknown fruits against known ones
 
 # %% ../nbs/03_train.ipynb #f7ef1736
 def show_confusion(
@@ -720,7 +770,7 @@ def show_mistakes(
     most: int=24, # photos shown
 ):  # the matplotlib figure
     "The photos whose answer is wrong, the surest first: what it is, and below, what the network says"
-    wrong_fruit = (scored.fruit_probs.argmax(1) != scored.fruit_truth) & (scored.fruit_truth >= 0)
+    wrong_fruit = scored.fruit_probs.argmax(1) != scored.fruit_truth
     wrong_freshness = scored.freshness_probs.argmax(1) != scored.freshness_truth
     sureness = np.maximum(scored.fruit_probs.max(1) * wrong_fruit, scored.freshness_probs.max(1) * wrong_freshness)
     worst = [int(number) for number in np.argsort(-sureness)[:most] if sureness[number] > 0]
@@ -756,6 +806,14 @@ def show_suspects(
     if not rows: figure.suptitle('no suspect labels')
     return figure
 
+# %% ../nbs/03_train.ipynb #b30d495e
+def picture_weights(
+    groups: np.ndarray, # `(N,)` source group of each photo
+) -> np.ndarray: # `(N,)`: the photos of one picture share a weight of 1
+    "How much of its picture each photo is"
+    _, pictures, photos = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / photos[pictures]
+
 # %% ../nbs/03_train.ipynb #a93f7453
 def at_temperature(
     probs: np.ndarray, # `(N, classes)` at temperature 1
@@ -770,29 +828,61 @@ def at_temperature(
 def fit_temperature(
     probs: np.ndarray, # `(N, classes)` at temperature 1
     truth: np.ndarray, # `(N,)` class indices
+    groups: np.ndarray | None=None, # `(N,)` source group of each; each its own by default
 ) -> float: # in 0.05..20
-    "The temperature at which the truth is most likely, as far as so many photos can tell"
+    "The temperature at which the truth is most likely, as far as so many pictures can tell"
     from scipy.optimize import minimize_scalar
-    photos, classes = probs.shape
-    sure = (photos + 1) / (photos + 2)
+    weights, classes = picture_weights(np.arange(len(truth)) if groups is None else groups), probs.shape[1]
+    pictures = weights.sum()
+    sure = (pictures + 1) / (pictures + 2)
     targets = np.where(np.arange(classes) == truth[:, None], sure, (1 - sure) / max(classes - 1, 1))
-    loss = lambda log_temperature: -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1).mean()
+    def loss(log_temperature): # mean over pictures, nats
+        return -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1) @ weights / pictures
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
-# %% ../nbs/03_train.ipynb #88726703
-STATED_RISK = .01 # errors among answers that are given
+# %% ../nbs/03_train.ipynb #1c030426
+def picture_quantile(
+    values: np.ndarray, # `(N,)`
+    groups: np.ndarray, # `(N,)` source group of each photo
+    shares: float | np.ndarray, # of the pictures, 0..1
+) -> float | np.ndarray: # for each share the smallest value that so many pictures don't exceed
+    "Quantiles over pictures"
+    order = np.argsort(values, kind='stable')
+    reached = np.cumsum(picture_weights(groups)[order])
+    places = np.searchsorted(reached, np.asarray(shares) * reached[-1] - 1e-9) # rounding shall not cost a picture
+    return values[order][places]
+
+# %% ../nbs/03_train.ipynb #36bc7f5d
+WISHED_RISK = .01 # errors among answers that are given
+CERTAINTY = .95 # confidence of a stated risk, as of the intervals
+WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
+SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
+
+def risk_bound(
+    wrong: np.ndarray | float, # pictures answered wrongly; of partly wrong ones the wrong part
+    answered: np.ndarray | float, # pictures
+    doubt: float=1 - CERTAINTY, # probability that the risk is larger nevertheless
+) -> np.ndarray | float: # largest risk under which so few errors are that rare
+    "The binomial upper bound of a risk (Clopper and Pearson 1934)"
+    from scipy.stats import beta
+    return np.where(wrong < answered, beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)), 1.)
 
 def confidence_for_risk(
     confidence: np.ndarray, # `(N,)` joint confidences
     right: np.ndarray, # `(N,) bool`
-    risk: float=STATED_RISK, # errors among answers that are given
-) -> float: # answers below it are withheld; just above all confidences if nothing is sure enough
-    "The lowest threshold that keeps the promised risk"
-    order = np.argsort(-confidence, kind='stable')
-    kept = np.flatnonzero(np.cumsum(~right[order]) / np.arange(1, len(right) + 1) <= risk)
-    return float(confidence[order][kept[-1]]) if len(kept) else float(np.nextafter(confidence.max(), 2))
+    groups: np.ndarray, # `(N,)` source group of each photo
+    risk: float=WISHED_RISK, # errors among answers that are given
+) -> tuple[float, float]: # answers below this confidence are withheld; at most this share of the others is wrong
+    "The lowest threshold that keeps the wished risk; where no threshold provably does, one that comes near, and what it provably keeps"
+    thresholds = picture_quantile(confidence, groups, WITHHELD)
+    given = (confidence >= thresholds[:, None]) * picture_weights(groups)
+    wrong, answered = given @ ~right, given.sum(1)
+    bounds, seen = risk_bound(wrong, answered, (1 - CERTAINTY) / len(WITHHELD)), wrong / answered
+    allowed = np.where(seen <= max(risk, seen.min()), bounds, 2) # never where more errors than wished were seen
+    best = (allowed <= (risk if allowed.min() <= risk else SLACK * allowed.min())).argmax()
+    return float(thresholds[best]), float(bounds[best])
 
-# %% ../nbs/03_train.ipynb #1c030426
+# %% ../nbs/03_train.ipynb #3f42ace3
 def at_temperatures(
     raw: Scored, # answers at temperature 1
     fruit: float, # temperature of the fruit head
@@ -801,7 +891,40 @@ def at_temperatures(
     "The same answers with both heads as sure as they should be"
     return replace(raw, fruit_probs=at_temperature(raw.fruit_probs, fruit), freshness_probs=at_temperature(raw.freshness_probs, freshness))
 
-# %% ../nbs/03_train.ipynb #6765d868
+def _taken(scored: Scored, which: np.ndarray) -> Scored:
+    "Some of the photos"
+    return replace(scored, photos=[scored.photos[i] for i in which], **{name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')})
+
+# %% ../nbs/03_train.ipynb #a040e401
+@dataclass(frozen=True)
+class Calibration:
+    "What makes answers of probabilities"
+    fruit_temperature: float # divides the fruit logits
+    freshness_temperature: float # divides the freshness logits
+    novelty_threshold: float # more novel photos get no answer
+    confidence_threshold: float # answers with a smaller joint confidence are withheld
+    stated_risk: float # at most this share of the given answers is wrong
+
+def fit_calibration(
+    raw: Scored, # validation photos, answers at temperature 1
+    risk: float=WISHED_RISK, # errors among answers that are given
+) -> Calibration: # for all photos of their kind
+    "Fit temperatures and thresholds, each picture counting once"
+    fruit = fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
+    freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
+    novelty = float(picture_quantile(raw.novelty, raw.groups, .99))
+    near = _taken(at_temperatures(raw, fruit, freshness), np.flatnonzero(raw.novelty <= novelty))
+    return Calibration(fruit, freshness, novelty, *confidence_for_risk(joint_confidence(near), both_right(near), near.groups, risk))
+
+def given_answers(
+    scored: Scored, # calibrated answers
+    config, # `Calibration`, or the config of a network
+) -> np.ndarray: # `(N,) bool`
+    "Which answers are given: sure enough, of photos that are not too novel"
+    limit = np.inf if config.novelty_threshold is None else config.novelty_threshold
+    return (joint_confidence(scored) >= config.confidence_threshold) & (scored.novelty <= limit)
+
+# %% ../nbs/03_train.ipynb #6718ee91
 def calibrate(
     net: FruitNet, # its config and its novelty are filled in
     split: Split, # the one it was trained with
@@ -809,14 +932,10 @@ def calibrate(
     progress: bool=True, # show bars
 ) -> Scored: # the validation photos with answers at temperature 1
     "Fit temperatures, novelty and thresholds of a trained network"
-    config = net.config
     some = slice(None, None, max(1, len(split.train) // 1500)) # enough to be near every photo of a known kind
     fit_novelty(net, backbone_features(net, split.train[some], store, progress))
     raw = score_photos(net, split.valid, split.groups('valid'), store, progress)
-    config.fruit_temperature, config.freshness_temperature = fit_temperature(raw.fruit_probs, raw.fruit_truth), fit_temperature(raw.freshness_probs, raw.freshness_truth)
-    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
-    config.confidence_threshold = confidence_for_risk(joint_confidence(scored), both_right(scored))
-    config.novelty_threshold = float(np.quantile(raw.novelty, .99))
+    vars(net.config).update(asdict(fit_calibration(raw)))
     return raw
 
 # %% ../nbs/03_train.ipynb #ca91f7c5
@@ -835,43 +954,39 @@ def backbone_features(
         with autocast(device): rows.append(net.backbone(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(rows)
 
-# %% ../nbs/03_train.ipynb #136357c4
-def _taken(scored: Scored, which: np.ndarray) -> Scored:
-    "Some of the photos"
-    return replace(scored, photos=[scored.photos[i] for i in which], **{name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')})
-
+# %% ../nbs/03_train.ipynb #6507823e
 def crossfit(
     raw: Scored, # at temperature 1, of known fruits
     folds: int=5, # parts of the pictures
-    risk: float=STATED_RISK, # errors among answers that are given
-) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are sure enough to be given
+    risk: float=WISHED_RISK, # errors among answers that are given
+) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are given
     "Calibrate each part of the photos by the pictures of the others"
     from sklearn.model_selection import GroupKFold
     fruit, freshness, given = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float), np.ones(len(raw.photos), bool)
     folds = min(folds, len(set(raw.groups.tolist())))
     for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
-        warm = at_temperatures(raw, fit_temperature(raw.fruit_probs[rest], raw.fruit_truth[rest]), fit_temperature(raw.freshness_probs[rest], raw.freshness_truth[rest]))
-        threshold = confidence_for_risk(joint_confidence(_taken(warm, rest)), both_right(_taken(warm, rest)), risk)
-        fruit[fold], freshness[fold], given[fold] = warm.fruit_probs[fold], warm.freshness_probs[fold], joint_confidence(warm)[fold] >= threshold
+        fitted = fit_calibration(_taken(raw, rest), risk)
+        warm = at_temperatures(_taken(raw, fold), fitted.fruit_temperature, fitted.freshness_temperature)
+        fruit[fold], freshness[fold], given[fold] = warm.fruit_probs, warm.freshness_probs, given_answers(warm, fitted)
     return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
 
-# %% ../nbs/03_train.ipynb #caaeb99e
+# %% ../nbs/03_train.ipynb #f4fc3f73
 def report(
     raw: Scored, # answers at temperature 1
     after: Scored, # the same ones calibrated
     given: np.ndarray, # `(N,) bool`: which answers are given
-    risk: float=STATED_RISK, # errors among the given answers that the thresholds were chosen for
+    stated_risk: float | None=None, # what is stated of the risk, as in the config of the network
 ) -> dict: # as `evaluate` returns it, with `ece_before` for each task, and `answers`
     "The metrics, the calibration error before and after, and what abstaining brings"
     metrics, before, right = evaluate(after), evaluate(raw), both_right(after)
     for task in ('fruit', 'freshness', 'both'):
         if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
     low, high = accuracy_interval(right[given], after.groups[given]) if given.any() else (0., 1.)
-    metrics['answers'] = dict(stated_risk=risk, coverage=round(float(given.mean()), 4), coverage_ci95=[round(bound, 4) for bound in accuracy_interval(given, after.groups)],
-                              risk=round(float((~right[given]).mean()), 4) if given.any() else None,
-                              risk_ci95=[round(1 - high, 4), round(1 - low, 4)])
-    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, probs, truth in
-                                 (('fruit', after.fruit_probs, after.fruit_truth), ('freshness', after.freshness_probs, after.freshness_truth))}
+    metrics['answers'] = dict(stated_risk=None if stated_risk is None else round(stated_risk, 4), certainty=CERTAINTY,
+                              coverage=round(float(given.mean()), 4), coverage_ci95=_rounded_pair(accuracy_interval(given, after.groups)),
+                              risk=round(float((~right[given]).mean()), 4) if given.any() else None, risk_ci95=_rounded_pair((1 - high, 1 - low)))
+    labelled = dict(fruit=(after.fruit_probs, after.fruit_truth), freshness=(after.freshness_probs, after.freshness_truth))
+    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, (probs, truth) in labelled.items()}
     return metrics
 
 # %% ../nbs/03_train.ipynb #e74c6364
@@ -916,7 +1031,8 @@ def show_coverage_risk(
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout='constrained')
     axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color='#c8553d')
     if answers and answers['risk'] is not None: axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3, label=f"answered: {answers['coverage']:.1%}, wrong: {answers['risk']:.1%}")
-    if answers: axis.axhline(answers['stated_risk'], color='#9aa0a6', linestyle=':', label=f"stated risk: {answers['stated_risk']:.1%}")
+    stated = (answers or {}).get('stated_risk')
+    if stated is not None: axis.axhline(stated, color='#9aa0a6', linestyle=':', label=f'stated: at most {stated:.1%}')
     axis.set_xlabel('coverage'); axis.set_ylabel('risk'); axis.set_xlim(0, 1.02); axis.set_ylim(bottom=-.002)
     axis.set_title(f"area under the curve: {coverage_risk(confidence, right)['area']:.4f}", fontsize=10)
     axis.legend(frameon=False, fontsize=8); axis.spines[['top', 'right']].set_visible(False)
@@ -1053,7 +1169,7 @@ def finish_run(
     "Calibrate, evaluate, draw and save"
     raw = calibrate(net, split, store)
     scored, given = crossfit(raw)
-    metrics = report(raw, scored, given & (raw.novelty <= net.config.novelty_threshold))
+    metrics = report(raw, scored, given, net.config.stated_risk)
     net.config.training, net.config.metrics = dict(facts, notes=diagnose(history, metrics, baseline)), metrics
     save_model(net, out)
     save_figures(out, curves=show_history(history), **evaluation_figures(raw, scored, metrics), counts=show_counts([row.photo for row in split.rows]), split=show_split(split))
@@ -1082,22 +1198,39 @@ def save_figures(
         with write_whole(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
 # %% ../nbs/03_train.ipynb #6db550a3
+def _task_lines(
+    task: str, # its name
+    metrics: dict, # of it
+) -> list[str]: # lines of text
+    "One task's metrics and each class's"
+    m, photos = metrics, sum(map(sum, metrics['confusion']))
+    accuracy, f1, ece = ('{:.3f} to {:.3f}'.format(*m[f'{name}_ci95']) for name in ('accuracy', 'macro_f1', 'ece'))
+    return [f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}   {ece:<16}"
+            f"{m['ece_before']:>7.3f}{m['nll']:>8.3f}{m['brier']:>8.3f}{photos:>8}",
+            *(f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos"
+              for name, row in m['classes'].items())]
+
+def _risk_line(
+    answers: dict, # `metrics['answers']`
+) -> str: # a line of text
+    "What abstaining brings, and what is stated of it"
+    if answers['risk'] is None: return 'no photo gets an answer: none is sure enough'
+    stated = answers['stated_risk']
+    return (f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong "
+            f"({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%})"
+            + ('' if stated is None else f"; stated for pictures like those of validation: at most {stated:.1%}, with {answers['certainty']:.0%} confidence"))
+
 def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
     "Both tasks' metrics and each class's, for a terminal"
-    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}   {'95 % interval':<16}{'before':>7}{'photos':>8}"]
-    for task in ('fruit', 'freshness', 'both'):
-        if not (m := metrics[task]): continue
-        accuracy, f1, ece = ('{:.3f} to {:.3f}'.format(*m[f'{name}_ci95']) for name in ('accuracy', 'macro_f1', 'ece'))
-        lines.append(f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}   {ece:<16}{m['ece_before']:>7.3f}{sum(map(sum, m['confusion'])):>8}")
-        lines += [f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos" for name, row in m['classes'].items()]
+    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}   {'95 % interval':<16}"
+             f"{'before':>7}{'NLL':>8}{'Brier':>8}{'photos':>8}"]
+    lines += [line for task in ('fruit', 'freshness', 'both') if metrics[task] for line in _task_lines(task, metrics[task])]
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
-    if (auroc := metrics['novelty']['auroc']) is not None: lines.append(f"novelty, {metrics['of_unknown_fruits']} photos of unknown fruits against {metrics['n'] - metrics['of_unknown_fruits']} of known ones: AUROC {auroc:.3f}")
-    answers = metrics['answers']
-    if answers['risk'] is None: return '\n'.join([*lines, 'no photo gets an answer: none is sure enough'])
-    return '\n'.join([*lines, f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong ({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%}), "
-                               f"at thresholds chosen for {answers['stated_risk']:.1%}"])
+    unknown, auroc = metrics['of_unknown_fruits'], metrics['novelty']['auroc']
+    if auroc is not None: lines.append(f"novelty, {unknown} photos of unknown fruits against {metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
+    return '\n'.join([*lines, _risk_line(metrics['answers'])])
 
 # %% ../nbs/03_train.ipynb #c04d997a
 def train_photos(
@@ -1186,8 +1319,7 @@ def fruit_evaluate(
     say(grouping)
     raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
     scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
-    given = (joint_confidence(scored) >= config.confidence_threshold) & (scored.novelty <= (np.inf if config.novelty_threshold is None else config.novelty_threshold))
-    metrics = report(raw, scored, given)
+    metrics = report(raw, scored, given_answers(scored, config), config.stated_risk)
     say(metrics_table(metrics))
     if out:
         save_figures(Path(out), **evaluation_figures(raw, scored, metrics))

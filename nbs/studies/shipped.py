@@ -9,20 +9,22 @@ import os, re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2, numpy as np, torch
 import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch import Tensor, nn
 
+from fruit_freshness import model
 from fruit_freshness.apps.export import write_graph
 from fruit_freshness.data import FRESHNESS, Photo, PhotoStore, check_photos, find_photos, progress_bar
 from fruit_freshness.data import _background, _cloud
-from fruit_freshness.model import FruitNet, load_model, save_model
+from fruit_freshness.model import FruitNet, fit_novelty, load_model, save_model
 from fruit_freshness.split import Split, load_split
-from fruit_freshness.train import calibrate, crossfit, metrics_table, report
+from fruit_freshness.train import Scored, backbone_features, crossfit, fit_calibration, metrics_table, report, score_photos
 
 FAMILIES = dict(light=.36, ground=.36, mild=.1, hue=.1, decay=.08) # kinds of views and how often each is drawn
 SIDE = 224 # pixels of a view
@@ -233,35 +235,38 @@ def harden(
     return net.eval()
 
 def finish(
-    net: FruitNet, # hardened
-    split: Split, # the one it was trained with
-    store: PhotoStore, # decoded photos
-    sources: str, # where they are from, for the model card
+    net: FruitNet, # hardened, or shipped before
+    raw: Scored, # its answers to the validation photos at temperature 1
     out: Path | str, # model folder
 ) -> dict: # the metrics
-    "Calibrate, evaluate and save"
-    raw = calibrate(net, split, store)
+    "Fit what depends on the validation photos, evaluate and save; the weights stay as they are"
+    vars(net.config).update(asdict(fit_calibration(raw)))
     scored, given = crossfit(raw)
-    net.config.metrics = metrics = report(raw, scored, given & (raw.novelty <= net.config.novelty_threshold))
-    net.config.training.update(data=sources, hardened='on views in other light, with other backgrounds and with painted decay; weights averaged over the steps and with those before',
-                               labels='photos named RottenStrawberry count as rotten in whatever folder they lie')
+    net.config.metrics = report(raw, scored, given, net.config.stated_risk)
     save_model(net, out, half=True)
-    write_graph(out)
-    return metrics
+    return net.config.metrics
 
 @call_parse
 def main(
-    run: str, # run folder of `fruit_train`
+    run: str, # run folder of `fruit_train`, or another folder with the split.csv of the run
     data: str, # the photos that it was trained with
-    sources: str, # where they are from, for the model card
+    sources: str='', # where they are from, for the model card
     out: str='fruit_freshness/shipped', # model folder
+    keep: bool=False, # keep the network in --out, and only calibrate and evaluate it anew
 ):
     "Harden, calibrate, evaluate and save"
-    net, photos = load_model(run), find_photos(data).photos
+    net, photos = load_model(out if keep else run), find_photos(data).photos
     split, store = load_split(Path(run)/'split.csv', photos), check_photos(photos, 288).store
     split = replace(split, rows=[replace(row, photo=named_freshness(row.photo)) for row in split.rows])
-    members = {}
-    for row in split.rows:
-        if row.side == 'train': members.setdefault(row.group, []).append(row.photo)
-    net = harden(net, list(members.values()), store)
-    print(metrics_table(finish(net, split, store, sources, out)))
+    if not keep:
+        members = {}
+        for row in split.rows:
+            if row.side == 'train': members.setdefault(row.group, []).append(row.photo)
+        net = harden(net, list(members.values()), store)
+        net.config.training.update(data=sources, hardened='on views in other light, with other backgrounds and with painted decay; weights averaged over the steps and with those before',
+                                   labels='photos named RottenStrawberry count as rotten in whatever folder they lie')
+    with patch.object(model, 'fast_dtype', lambda device: torch.float32): # in which the graph answers
+        if not keep: fit_novelty(net, backbone_features(net, split.train[::max(1, len(split.train) // 1500)], store))
+        raw = score_photos(net, split.valid, split.groups('valid'), store)
+    print(metrics_table(finish(net, raw, out)))
+    if not keep: write_graph(out)
