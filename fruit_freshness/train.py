@@ -587,7 +587,8 @@ def _interval(
 ) -> tuple[float, float]: # 95 % interval
     "Interval of a statistic over pictures; an imagined one lies wherever it moves a bound most"
     weights, sizes = np.random.default_rng(seed).dirichlet(np.ones(len(sums) + 1), size=draws), sums[:, -1]
-    known, more = weights[:, :-1] @ sums, weights[:, -1:] * (sizes @ sizes / sizes.sum()) # as large as a photo's picture is on average
+    usual = sizes @ sizes / sizes.sum() # size of the picture of a photo, on average
+    known, more = weights[:, :-1] @ sums, weights[:, -1:] * usual
     low, high = np.transpose([np.quantile(statistic(known + more * photo), [.025, .975]) for photo in imagined])
     return float(low.min()), float(high.max())
 
@@ -690,6 +691,7 @@ def _class_rows(
     return {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n))
             for label, p, r, f, n in rows}
 
+# %% ../nbs/03_train.ipynb #ee9e8f4f
 def _task_metrics(
     probs: np.ndarray, # `(N, classes)`
     truth: np.ndarray, # `(N,)` class indices
@@ -726,8 +728,10 @@ def both_right(
     scored: Scored, # photos, truth and answers
 ) -> np.ndarray: # `(N,) bool`
     "Which answers have no error; any name for a fruit that the network does not know is one"
-    return (scored.fruit_probs.argmax(1) == scored.fruit_truth) & (scored.freshness_probs.argmax(1) == scored.freshness_truth)
+    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
+    return (fruit == scored.fruit_truth) & (freshness == scored.freshness_truth)
 
+# %% ../nbs/03_train.ipynb #1d29a149
 def evaluate(
     scored: Scored, # photos, truth and answers
 ) -> dict: # n, fruit, freshness, both, coverage_risk, novelty
@@ -736,7 +740,8 @@ def evaluate(
     known, pairs = scored.fruit_truth >= 0, [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]
     tasks = dict(fruit=(scored.fruit_probs[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
                  freshness=(scored.freshness_probs, scored.freshness_truth, scored.groups, FRESHNESS),
-                 both=(joint_probs(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known], scored.groups[known], pairs))
+                 both=(joint_probs(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known],
+                       scored.groups[known], pairs))
     auroc = round(float(roc_auc_score(~known, scored.novelty)), 4) if 0 < known.sum() < len(known) else None
     return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
                 **{task: _task_metrics(*answers) for task, answers in tasks.items()},
@@ -893,7 +898,8 @@ def at_temperatures(
 
 def _taken(scored: Scored, which: np.ndarray) -> Scored:
     "Some of the photos"
-    return replace(scored, photos=[scored.photos[i] for i in which], **{name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')})
+    columns = {name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')}
+    return replace(scored, photos=[scored.photos[i] for i in which], **columns)
 
 # %% ../nbs/03_train.ipynb #a040e401
 @dataclass(frozen=True)
@@ -914,7 +920,8 @@ def fit_calibration(
     freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
     novelty = float(picture_quantile(raw.novelty, raw.groups, .99))
     near = _taken(at_temperatures(raw, fruit, freshness), np.flatnonzero(raw.novelty <= novelty))
-    return Calibration(fruit, freshness, novelty, *confidence_for_risk(joint_confidence(near), both_right(near), near.groups, risk))
+    threshold, stated_risk = confidence_for_risk(joint_confidence(near), both_right(near), near.groups, risk)
+    return Calibration(fruit, freshness, novelty, threshold, stated_risk)
 
 def given_answers(
     scored: Scored, # calibrated answers
@@ -982,9 +989,11 @@ def report(
     for task in ('fruit', 'freshness', 'both'):
         if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
     low, high = accuracy_interval(right[given], after.groups[given]) if given.any() else (0., 1.)
+    risk = round(float((~right[given]).mean()), 4) if given.any() else None
     metrics['answers'] = dict(stated_risk=None if stated_risk is None else round(stated_risk, 4), certainty=CERTAINTY,
-                              coverage=round(float(given.mean()), 4), coverage_ci95=_rounded_pair(accuracy_interval(given, after.groups)),
-                              risk=round(float((~right[given]).mean()), 4) if given.any() else None, risk_ci95=_rounded_pair((1 - high, 1 - low)))
+                              coverage=round(float(given.mean()), 4),
+                              coverage_ci95=_rounded_pair(accuracy_interval(given, after.groups)),
+                              risk=risk, risk_ci95=_rounded_pair((1 - high, 1 - low)))
     labelled = dict(fruit=(after.fruit_probs, after.fruit_truth), freshness=(after.freshness_probs, after.freshness_truth))
     metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, (probs, truth) in labelled.items()}
     return metrics
@@ -1218,8 +1227,10 @@ def _risk_line(
     stated = answers['stated_risk']
     return (f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong "
             f"({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%})"
-            + ('' if stated is None else f"; stated for pictures like those of validation: at most {stated:.1%}, with {answers['certainty']:.0%} confidence"))
+            + ('' if stated is None else f"; stated for pictures like those of validation: at most {stated:.1%}, "
+                                         f"with {answers['certainty']:.0%} confidence"))
 
+# %% ../nbs/03_train.ipynb #6cd37c73
 def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
@@ -1229,7 +1240,8 @@ def metrics_table(
     lines += [line for task in ('fruit', 'freshness', 'both') if metrics[task] for line in _task_lines(task, metrics[task])]
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
     unknown, auroc = metrics['of_unknown_fruits'], metrics['novelty']['auroc']
-    if auroc is not None: lines.append(f"novelty, {unknown} photos of unknown fruits against {metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
+    if auroc is not None:
+        lines.append(f"novelty, {unknown} photos of unknown fruits against {metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
     return '\n'.join([*lines, _risk_line(metrics['answers'])])
 
 # %% ../nbs/03_train.ipynb #c04d997a
