@@ -96,7 +96,7 @@ def jpeg(photo, **kwargs):
 @pytest.fixture(scope='session')
 def turning_fruit():
     "Two photos of a drawn fruit, before and after, which the shipped network tells apart, and the fruit's name"
-    from fruit_freshness.data import DRAWN_FRUITS, draw_photo
+    from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
     from fruit_freshness.infer import Predictor
     predictor = Predictor()
     for seed in range(200):

@@ -11,8 +11,11 @@ import pytest
 from conftest import run
 from PIL import Image
 
-from fruit_freshness.data import DataError, Photo, content_hash, draw_photo
-from fruit_freshness.split import SearchCache, Split, SplitRow, find_copies, load_split, save_split
+from fruit_freshness.parts.core import DataError, content_hash
+from fruit_freshness.data import Photo
+from fruit_freshness.parts.sample import draw_photo
+from fruit_freshness.parts.copies import SearchCache, find_copies
+from fruit_freshness.split import Split, SplitRow, load_split, save_split
 
 
 def audit(folder, tmp_path, *more):

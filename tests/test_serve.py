@@ -18,7 +18,7 @@ import load
 import pytest
 from conftest import jpeg
 
-from fruit_freshness.data import draw_photo
+from fruit_freshness.parts.sample import draw_photo
 
 WAIT = int(os.environ.get('WIDGET_WAIT', 120)) * 1000 # ms
 
@@ -78,7 +78,7 @@ def test_slow_and_cut_connections(server):
 def test_threads_and_device(monkeypatch):
     "Each lane computes with one thread; `--device` reaches the network, and one that is not there is named"
     from fruit_freshness.apps import serve
-    from fruit_freshness.data import FruitError
+    from fruit_freshness.parts.core import FruitError
     seen = []
     monkeypatch.setattr(serve, 'web_server', seen.append)
     for device in (None, 'cpu'):

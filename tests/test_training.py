@@ -16,11 +16,13 @@ import pytest
 import torch
 from conftest import BIN, ROOT, SMALL, run
 
-from fruit_freshness.data import check_photos, draw_broken, draw_sample, find_photos
-from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone, fold_frozen, freeze_backbone, load_model, multitask_loss,
-                                   widen_depthwise)
+from fruit_freshness.data import check_photos, find_photos
+from fruit_freshness.parts.sample import draw_broken, draw_sample
+from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone,
+                                   fold_frozen, freeze_backbone, load_model, multitask_loss, widen_depthwise)
 from fruit_freshness.split import load_split
-from fruit_freshness.train import TrainConfig, Trainer, score_photos, train_photos
+from fruit_freshness.train import TrainConfig, Trainer, train_photos
+from fruit_freshness.parts.evaluate import score_photos
 
 KILLS = 20
 OPTIONS = ['--backbone', SMALL, '--no-copies']

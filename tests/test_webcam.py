@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fruit_freshness.data import draw_photo
+from fruit_freshness.parts.sample import draw_photo
 
 # what a test runs in the background may have been told to ignore Ctrl-C
 WEBCAM = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from fruit_freshness.apps.webcam import fruit_webcam; raise SystemExit(fruit_webcam.main())'

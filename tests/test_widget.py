@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import free_port, jpeg, running
-from fruit_freshness.data import draw_photo
+from fruit_freshness.parts.sample import draw_photo
 
 WAIT = int(os.environ.get('WIDGET_WAIT', 120)) * 1000 # ms; longest wait for anything on the page: a loaded machine takes its time
 

@@ -19,7 +19,9 @@ __all__ = ['FORMATS', 'Scoring', 'Answering', 'export_facts', 'trace', 'export_o
 import numpy as np
 import torch
 from fastcore.script import Param
-from ..data import DRAWN_FRUITS, FRESHNESS, FruitError, command, content_hash, draw_photo, load_photo, need_extra, write_whole
+from ..parts.sample import DRAWN_FRUITS, draw_photo
+from ..parts.core import FRESHNESS, FruitError, command, content_hash, need_extra, write_whole
+from ..data import load_photo
 from ..infer import Predictor, expand_sources
 from ..model import FruitNet, load_model, novelty, shipped_model
 

@@ -22,8 +22,11 @@ from fastcore.script import Param
 from PIL import Image
 from .. import __version__
 from .webcam import Steady
-from ..data import FruitError, PhotoError, command, load_photo, need_extra, shrink, thumbnail
-from ..infer import Explanation, Prediction, Predictor, fetch_photo, overlay_heat, show_url
+from ..parts.core import FruitError, PhotoError, command, need_extra
+from ..data import load_photo, shrink, thumbnail
+from ..infer import Explanation, Prediction, Predictor
+from ..parts.fetch import fetch_photo, show_url
+from ..parts.explain import overlay_heat
 
 # %% ../../nbs/apps/serve.ipynb #7f6d8a47
 class Batcher:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..data import FRESHNESS, FruitError, command, heard_stop
+from ..parts.core import FRESHNESS, FruitError, command, heard_stop
 from ..infer import Prediction, Predictor
 
 # %% ../../nbs/apps/webcam.ipynb #30e9654e

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from fruit_freshness import model
 from fruit_freshness.apps.export import write_graph
-from fruit_freshness.data import FRESHNESS, Photo, PhotoStore, check_photos, find_photos, progress_bar
-from fruit_freshness.data import _background, _cloud
+from fruit_freshness.parts.core import FRESHNESS, progress_bar
+from fruit_freshness.data import Photo, PhotoStore, check_photos, find_photos
+from fruit_freshness.parts.sample import _background, _cloud
 from fruit_freshness.model import FruitNet, fit_novelty, load_model, save_model
 from fruit_freshness.split import Split, load_split
-from fruit_freshness.train import Scored, backbone_features, crossfit, fit_calibration, metrics_table, report, score_photos
+from fruit_freshness.parts.evaluate import (Scored, backbone_features, crossfit, fit_calibration,
+                                            metrics_table, report, score_photos)
 
 FAMILIES = dict(light=.36, ground=.36, mild=.1, hue=.1, decay=.08) # kinds of views and how often each is drawn
 SIDE = 224 # pixels of a view
