@@ -18,7 +18,7 @@ __all__ = ['PHOTO_ENDINGS', 'MAX_PIXELS', 'MIN_SIDE', 'FORMATS', 'FRESHNESS_COLO
            'shrink', 'read_folder_name', 'read_path', 'PhotoFolder', 'walk_files', 'find_photos', 'kaggle_folder',
            'find_cached', 'download_photos', 'PhotoStore', 'map_photos', 'Checked', 'check_photos', 'show_photos',
            'thumbnail', 'show_counts', 'Normalisation', 'valid_transforms', 'train_transforms', 'PhotoDataset',
-           'show_tensors']
+           'show_batch']
 
 # %% ../nbs/00_data.ipynb #2abefdbf
 import numpy as np
@@ -741,7 +741,7 @@ class PhotoDataset:
         return image, self.fruits.index(photo.fruit), FRESHNESS.index(photo.freshness)
 
 # %% ../nbs/00_data.ipynb #b1a5bd23
-def show_tensors(
+def show_batch(
     images, # `(N, 3, size, size) float32`, normalised
     normalisation: Normalisation=Normalisation(), # what they were normalised with
     titles: Sequence[str] | None=None, # one an image

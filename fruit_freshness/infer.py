@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/04_infer.ipynb #03f707da
 from .parts.core import (command, content_hash, DataError, FruitError, PhotoError,
-                                        progress_bar, write_whole)
+                                        progress_bar, atomic_write)
 from .parts.sample import draw_photo
 from .data import (source_name, FRESHNESS_COLOURS, load_photo, Normalisation, PHOTO_ENDINGS,
                                   show_photos, shrink, thumbnail)
@@ -445,7 +445,7 @@ def write_explanation(
     if explanation.prediction.error: return None
     stem = re.sub(r'[^\w.-]+', '_', Path(urlsplit(source).path if _is_address(source) else source).stem)[:60]
     path = Path(folder)/f'{number:04d}_{stem}.png'
-    with write_whole(path, 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
+    with atomic_write(path, 'wb') as file: show_heat([explanation]).savefig(file, format='png', dpi=110)
     return path
 
 # %% ../nbs/04_infer.ipynb #256a9141
@@ -493,7 +493,7 @@ def fruit_predict(
             tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
         elif picture and len(drawn) < 24 and not _is_address(prediction.source): drawn.append(prediction)
     if drawn:
-        with write_whole(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
+        with atomic_write(picture, 'wb') as file: show_predictions(drawn).savefig(file, format='png', dpi=110)
     elif picture: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
     return failed
 

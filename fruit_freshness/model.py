@@ -26,7 +26,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../nbs/02_model.ipynb #4019166f
-from .parts.core import FRESHNESS, FruitError, write_whole
+from .parts.core import FRESHNESS, FruitError, atomic_write
 from .data import Normalisation
 
 # %% ../nbs/02_model.ipynb #8e4a5b8b
@@ -489,9 +489,9 @@ def save_model(
     tensors = {name: (value.half() if half and value.is_floating_point() else value).contiguous().cpu() for name, value in net.state_dict().items()}
     weights, folder = save(tensors, metadata=dict(format='pt')), Path(folder)
     facts = dict(format=FORMAT, weights_sha256=hashlib.sha256(weights).hexdigest(), **asdict(net.config), versions=package_versions())
-    with write_whole(folder/'model.safetensors', 'wb') as file: file.write(weights)
-    with write_whole(folder/'config.json') as file: json.dump(facts, file, indent=1)
-    with write_whole(folder/'README.md') as file: file.write(model_card(net))
+    with atomic_write(folder/'model.safetensors', 'wb') as file: file.write(weights)
+    with atomic_write(folder/'config.json') as file: json.dump(facts, file, indent=1)
+    with atomic_write(folder/'README.md') as file: file.write(model_card(net))
 
 # %% ../nbs/02_model.ipynb #32d1cbff
 def _answer_lines(

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 # %% auto #0
 __all__ = ['SIDES', 'COLUMNS', 'LeakageError', 'source_stem', 'stem_keys', 'pairs_alike', 'Grouping', 'group_photos',
            'join_specimens', 'label_conflicts', 'replace_groups', 'draw_number', 'class_threshold', 'SplitRow', 'Split',
-           'split_photos', 'show_split', 'fold_photos', 'audit_split', 'save_split', 'load_split']
+           'split_photos', 'show_split', 'kfold_photos', 'audit_split', 'save_split', 'load_split']
 
 # %% ../nbs/01_split.ipynb #e79f67a3
 import numpy as np
 
 # %% ../nbs/01_split.ipynb #57fb01ac
-from .parts.core import content_hash, DataError, FruitError, write_whole
+from .parts.core import content_hash, DataError, FruitError, atomic_write
 from .data import FRESHNESS_COLOURS, map_photos, Photo
 from .parts.copies import find_copies, join_groups
 
@@ -267,7 +267,7 @@ def show_split(
     return figure
 
 # %% ../nbs/01_split.ipynb #ece1a617
-def fold_photos(
+def kfold_photos(
     photos: Sequence[Photo] | Grouping, # labelled photos, or photos whose groups are known
     folds: int=5, # how many
     seed: int=42, # another seed, other folds
@@ -310,7 +310,7 @@ def save_split(
     path: Path | str, # a CSV file
 ) -> None:
     "Write a row a photo: path, content hash, group, side"
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows((row.photo.path, row.content_hash, row.group, row.side) for row in split.rows)

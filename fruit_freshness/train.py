@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ['SCHEDULES', 'BALANCE_LR', 'SMALLEST_BATCH', 'METRICS', 'READ_EVERY', 'SAMPLE_COUNT', 'TrainConfig', 'make_schedule',
            'parameter_groups', 'EpochSampler', 'batch_per_process', 'batch_sums', 'Progress', 'make_accelerator',
            'Trainer', 'write_history', 'read_history', 'sync', 'seal', 'is_sealed', 'patient_until', 'epoch_line',
-           'show_rates', 'show_history', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run', 'finish_run',
+           'show_lr_find', 'show_history', 'diagnose', 'fetch_data', 'prepare_photos', 'prepare_run', 'finish_run',
            'train_photos', 'fruit_train', 'with_fruits']
 
 # %% ../nbs/03_train.ipynb #42240325
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/03_train.ipynb #1b5dd100
 from .parts.core import (command, content_hash, DataError, FRESHNESS, heard_stop,
-                                        progress_bar, write_whole)
+                                        progress_bar, atomic_write)
 from .parts.sample import draw_sample
 from .data import (check_photos, Checked, download_photos, find_photos, PhotoDataset,
                                   PhotoStore, show_counts, train_transforms, valid_transforms)
@@ -304,7 +304,7 @@ def write_history(
     path: Path | str, # a CSV file
 ) -> None:
     "Write the history: epoch, losses (nats) and accuracies of both tasks on both sides, seconds, training photos a second, training losses as weighed, learning rate"
-    with write_whole(path) as file:
+    with atomic_write(path) as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader(); writer.writerows(history)
 
@@ -330,7 +330,7 @@ def seal(
     "Put a folder on the disk for good, with the digests of its files in it"
     paths = sorted(folder.rglob('*'))
     for path in paths: sync(path)
-    with write_whole(folder/'digests.json') as file: json.dump({path.relative_to(folder).as_posix(): content_hash(path) for path in paths if path.is_file()}, file)
+    with atomic_write(folder/'digests.json') as file: json.dump({path.relative_to(folder).as_posix(): content_hash(path) for path in paths if path.is_file()}, file)
     sync(folder); sync(folder.parent)
 
 def is_sealed(
@@ -356,7 +356,7 @@ def save_checkpoint(self: Trainer) -> None:
     self.accelerator.save_state(str(fresh))
     self.accelerator.wait_for_everyone()
     if self.accelerator.is_main_process:
-        with write_whole(fresh/'progress.json') as file: json.dump(dict(asdict(self.state), sums=sums), file)
+        with atomic_write(fresh/'progress.json') as file: json.dump(dict(asdict(self.state), sums=sums), file)
         if self.state.best_epoch: _keep_best(self.out if (self.state.best_epoch, 0) == (self.state.epoch, self.state.step) else place/'best', fresh/'best')
         seal(fresh)
         shutil.rmtree(old, ignore_errors=True)
@@ -428,7 +428,7 @@ def epoch_line(
 
 # %% ../nbs/03_train.ipynb #e8e39cef
 @patch
-def try_rates(self: Trainer,
+def lr_find(self: Trainer,
     low: float=1e-6, # first learning rate
     high: float=1., # last one
     steps: int=100, # from one to the other, in equal ratios
@@ -451,8 +451,8 @@ def try_rates(self: Trainer,
     return tried
 
 # %% ../nbs/03_train.ipynb #18d35163
-def show_rates(
-    tried: Sequence[tuple[float, float]], # as `try_rates` returns them
+def show_lr_find(
+    tried: Sequence[tuple[float, float]], # as `lr_find` returns them
 ):  # the matplotlib figure
     "The loss at each learning rate, and a tenth of the rate at which it is lowest"
     import matplotlib.pyplot as plt
@@ -539,7 +539,7 @@ def prepare_photos(
     checked = check_photos(found.photos, size)
     say(found); say(checked)
     if processes().is_main_process:
-        with write_whole(out/'set_aside.csv') as file: csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
+        with atomic_write(out/'set_aside.csv') as file: csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
     return checked, sorted({photo.fruit for photo in checked.photos})
 
 # %% ../nbs/03_train.ipynb #96b82495
@@ -597,7 +597,7 @@ def prepare_run(
         split = _run_split(checked, config, out, known=begun or not accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        with write_whole(out/'run.json') as file: json.dump(dict(data=data, **asdict(config)), file, indent=1)
+        with atomic_write(out/'run.json') as file: json.dump(dict(data=data, **asdict(config)), file, indent=1)
     return checked, fruits, split
 
 # %% ../nbs/03_train.ipynb #26633aee

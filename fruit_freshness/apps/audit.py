@@ -19,7 +19,7 @@ from PIL import Image
 from fastcore.basics import patch
 
 # %% ../../nbs/apps/audit.ipynb #06e7beb8
-from ..parts.core import command, DataError, progress_bar, write_whole
+from ..parts.core import command, DataError, progress_bar, atomic_write
 from ..data import walk_files, find_photos, load_photo, Photo, PHOTO_ENDINGS, thumbnail
 from ..parts.copies import checker, Copies, find_copies, lay_over, Link
 
@@ -271,7 +271,7 @@ def fruit_audit(
     if not out: return report
     page = Path(out).with_suffix('.html') if Path(out).suffix != '.html' else Path(f'{out}.html')
     try:
-        with write_whole(out) as file: file.writelines(f"{_tsv(audit.photos[number].path)}\t{audit.copies.groups[number]}\n" for number in audit.readable())
-        with write_whole(page) as file: file.write(audit.page())
+        with atomic_write(out) as file: file.writelines(f"{_tsv(audit.photos[number].path)}\t{audit.copies.groups[number]}\n" for number in audit.readable())
+        with atomic_write(page) as file: file.write(audit.page())
     except OSError as error: raise _no_place(out, error) from None
     return report | dict(out=str(out), report=str(page))

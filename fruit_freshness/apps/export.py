@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fastcore.script import Param
 from ..parts.sample import DRAWN_FRUITS, draw_photo
-from ..parts.core import FRESHNESS, FruitError, command, content_hash, need_extra, write_whole
+from ..parts.core import FRESHNESS, FruitError, command, content_hash, need_extra, atomic_write
 from ..data import load_photo
 from ..infer import Predictor, expand_sources
 from ..model import FruitNet, load_model, novelty, shipped_model
@@ -195,7 +195,7 @@ def write_graph(
     from onnx.helper import set_model_props
     point_to_weights(model, weights)
     set_model_props(model, dict(weights_sha256=content_hash(weights)))
-    with write_whole(folder/'graph.onnx', 'wb') as file: file.write(model.SerializeToString())
+    with atomic_write(folder/'graph.onnx', 'wb') as file: file.write(model.SerializeToString())
     return folder/'graph.onnx'
 
 # %% ../../nbs/apps/export.ipynb #c1913837
@@ -225,5 +225,5 @@ def fruit_export(
     if int8:
         content = quantise(plain, images[::2].numpy())
         report['agreement'] = agreement(plain, content, images[1::2].numpy())
-    with write_whole(report['out'], 'wb') as file: file.write(content)
+    with atomic_write(report['out'], 'wb') as file: file.write(content)
     return report | dict(bytes=len(content))

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from fastcore.script import Param
 from PIL import Image
 from .. import __version__
-from .webcam import Steady
+from .webcam import TemporalSmoother
 from ..parts.core import FruitError, PhotoError, command, need_extra
 from ..data import load_photo, shrink, thumbnail
 from ..infer import Explanation, Prediction, Predictor
@@ -373,7 +373,7 @@ async def answer_frames(self: Service,
     camera, # websocket of Starlette
 ):
     "Answer the newest picture until the camera goes away; `TimeoutError` when it sends or reads nothing"
-    newest, steady, seen = asyncio.Queue(1), Steady(), dict(dropped=0)
+    newest, steady, seen = asyncio.Queue(1), TemporalSmoother(), dict(dropped=0)
     reader = asyncio.create_task(keep_newest(camera, newest, seen))
     try:
         while True:
@@ -401,7 +401,7 @@ async def keep_newest(
 @patch
 async def look_once(self: Service,
     frame: bytes, # a picture as a file
-    steady: Steady, # what was seen before
+    steady: TemporalSmoother, # what was seen before
 ) -> dict: # for JSON
     "Answer one picture of a camera"
     (_, photos), = await self.look([('the camera', frame)])

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['Steady', 'open_video', 'read_frames', 'draw_answer', 'show_frame', 'record', 'fruit_webcam']
+__all__ = ['TemporalSmoother', 'open_video', 'read_frames', 'draw_answer', 'show_frame', 'record', 'fruit_webcam']
 
 # %% ../../nbs/apps/webcam.ipynb #5d03bc4a
 import cv2
@@ -22,7 +22,7 @@ from ..parts.core import FRESHNESS, FruitError, command, heard_stop
 from ..infer import Prediction, Predictor
 
 # %% ../../nbs/apps/webcam.ipynb #30e9654e
-class Steady:
+class TemporalSmoother:
     "Answers of one camera over time: smoothed, and slow to change their mind"
     def __init__(self,
         half_life: float=.25, # seconds after which what was seen counts half
@@ -47,7 +47,7 @@ class Steady:
 
 # %% ../../nbs/apps/webcam.ipynb #8cfcb6d8
 @patch
-def update(self: Steady,
+def update(self: TemporalSmoother,
     prediction: Prediction, # of the newest frame
     seconds: float, # when it was taken, by any clock
 ) -> Prediction: # the same with steady labels and smoothed confidences
@@ -142,7 +142,7 @@ def fruit_webcam(
     model: str=None, # model folder; the shipped one by default
 ) -> None:
     "Answer a camera or a video frame by frame; one JSON object a frame. Ctrl-C ends it, and q where a window is shown"
-    predictor, steady, is_camera, frames = Predictor(model), Steady(), source.isdecimal(), 0
+    predictor, steady, is_camera, frames = Predictor(model), TemporalSmoother(), source.isdecimal(), 0
     with heard_stop() as stop, open_video(source) as capture, record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write:
         for seconds, frame in read_frames(capture, is_camera):
             answer = predictor.predict_photos([Image.fromarray(frame[..., ::-1])], [source])[0]

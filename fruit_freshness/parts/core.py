@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'FruitError', 'PhotoError', 'DataError', 'command', 'need_extra', 'progress_bar', 'heard_stop',
-           'open_regular_file', 'content_hash', 'write_whole']
+           'open_regular_file', 'content_hash', 'atomic_write']
 
 # %% ../../nbs/parts/core.ipynb #f9f687ef
 from tqdm.auto import tqdm
@@ -139,7 +139,7 @@ def content_hash(
 
 # %% ../../nbs/parts/core.ipynb #a82b6160
 @contextmanager
-def write_whole(
+def atomic_write(
     path: Path | str, # the file to write or to replace
     mode: str='w', # 'w' or 'wb'
 ):  # an open file

@@ -12,13 +12,13 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['LONGEST_WAIT', 'WISHED_RISK', 'CERTAINTY', 'WITHHELD', 'SLACK', 'make_loader', 'processes', 'say', 'Scored', 'Pixels',
-           'score_photos', 'accuracy_interval', 'macro_f1_interval', 'calibration_error', 'calibration_interval',
-           'risk_curve', 'coverage_risk', 'probability_scores', 'joint_probs', 'joint_confidence', 'both_right',
-           'evaluate', 'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'picture_weights',
-           'at_temperature', 'fit_temperature', 'picture_quantile', 'risk_bound', 'confidence_for_risk',
-           'at_temperatures', 'Calibration', 'fit_calibration', 'given_answers', 'calibrate', 'backbone_features',
-           'crossfit', 'report', 'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures',
-           'metrics_table', 'fruit_evaluate']
+           'score_photos', 'accuracy_interval', 'macro_f1_interval', 'ece', 'calibration_interval', 'risk_curve',
+           'coverage_risk', 'probability_scores', 'joint_probs', 'joint_confidence', 'both_right', 'evaluate',
+           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'picture_weights', 'at_temperature',
+           'fit_temperature', 'picture_quantile', 'risk_bound', 'confidence_for_risk', 'at_temperatures', 'Calibration',
+           'fit_calibration', 'given_answers', 'calibrate', 'backbone_features', 'crossfit', 'report',
+           'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures', 'metrics_table',
+           'fruit_evaluate']
 
 # %% ../../nbs/parts/evaluate.ipynb #442d37f7
 import torch
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 # %% ../../nbs/parts/evaluate.ipynb #19c92729
-from .core import command, FRESHNESS, progress_bar, write_whole
+from .core import command, FRESHNESS, progress_bar, atomic_write
 from ..data import (check_photos, find_photos, load_photo, Photo, PhotoDataset, PhotoStore,
                                   show_photos, valid_transforms)
 from ..split import group_photos, Split
@@ -173,7 +173,7 @@ def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
     "Which of `bins` equal parts of 0..1 each confidence lies in"
     return np.minimum((confidence * bins).astype(int), bins - 1)
 
-def calibration_error(
+def ece(
     confidence: np.ndarray, # `(N,)` in 0..1
     right: np.ndarray, # `(N,) bool`
     bins: int=15, # of equal width
@@ -254,7 +254,7 @@ def _task_metrics(
     return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=_rounded_pair(accuracy_interval(right, groups)),
                 macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4),
                 macro_f1_ci95=_rounded_pair(macro_f1_interval(predicted, truth, groups)),
-                ece=round(calibration_error(confidence, right), 4),
+                ece=round(ece(confidence, right), 4),
                 ece_ci95=_rounded_pair(calibration_interval(confidence, right, groups)),
                 **probability_scores(probs, truth), labels=list(names),
                 confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
@@ -569,7 +569,7 @@ def show_reliability(
         axis.plot([0, 1], [0, 1], color='#9aa0a6', linestyle=':')
         for scored, color, name in ((before, '#9aa0a6', 'before'), (after, '#c8553d', 'after')):
             probs, truth = getattr(scored, f'{task}_probs')[some], getattr(scored, f'{task}_truth')[some]
-            if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {calibration_error(confidence, right):.3f}')
+            if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {ece(confidence, right):.3f}')
         axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='lower right')
         axis.set_xlabel('confidence'); axis.set_xlim(0, 1.06); axis.set_ylim(-.03, 1.06); axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share right')
@@ -612,7 +612,7 @@ def save_figures(
 ) -> None:
     "Write each figure as a PNG"
     for name, figure in figures.items():
-        with write_whole(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
+        with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
 # %% ../../nbs/parts/evaluate.ipynb #6db550a3
 def _task_lines(
@@ -672,5 +672,5 @@ def fruit_evaluate(
     say(metrics_table(metrics))
     if out:
         save_figures(Path(out), **evaluation_figures(raw, scored, metrics))
-        with write_whole(Path(out)/'metrics.json') as file: json.dump(metrics, file, indent=1)
+        with atomic_write(Path(out)/'metrics.json') as file: json.dump(metrics, file, indent=1)
     return metrics
