@@ -39,7 +39,7 @@ def test_installed_elsewhere(built, tmp_path):
     alone = dict(cwd=tmp_path, env=dict(PYTHONPATH='')) # not the checkout, where somebody's path leads to it
     where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', **alone)
     assert where.stdout.startswith(str(environment)), where.stdout + where.stderr
-    draw = "from fruit_freshness.parts.sample import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
+    draw = "from fruit_freshness.data import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
     assert run(python, '-c', draw, **alone).returncode == 0
     done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', **alone)
     answer, missing = map(json.loads, done.stdout.splitlines())
@@ -54,7 +54,7 @@ def test_import_does_no_heavy_work():
 
 def test_predict_does_without_torch(tmp_path):
     "The shipped network's graph fits its weights, and to answer with it, nobody waits for torch"
-    code = ("import sys; from fruit_freshness.parts.sample import draw_photo; from fruit_freshness.infer import fruit_predict; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg'); "
+    code = ("import sys; from fruit_freshness.data import draw_photo; from fruit_freshness.infer import fruit_predict; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg'); "
             "fruit_predict(['banana.jpg', 'gone.jpg']); print(sorted({'torch', 'torchvision', 'timm', 'matplotlib', 'requests'} & set(sys.modules)))")
     done = run(sys.executable, '-c', code, cwd=tmp_path)
     answer, missing, loaded = done.stdout.splitlines()
