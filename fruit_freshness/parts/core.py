@@ -5,9 +5,10 @@
 # %% ../../nbs/parts/core.ipynb #447173b2
 from __future__ import annotations
 import hashlib, json, os, signal, stat, sys, threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args, get_origin
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'FruitError', 'PhotoError', 'DataError', 'command', 'need_extra', 'progress_bar', 'heard_stop',
@@ -33,13 +34,16 @@ FRESHNESS = ('Fresh', 'Rotten') # the two answers to the second question, everyw
 def _parser(
     function: Callable, # a command
 ): # its argparse.ArgumentParser
-    "Options from docments; the help of a flag says what it does when given, and a `--no-` flag does not do what its parameter does"
+    "Options from docments, with dashes; a `Sequence[int]` takes several values; the help of a flag says what it does when given"
     from fastcore.script import anno_parser
     parser = anno_parser(function, prog=function.__name__)
-    for flag in parser._actions:
-        if flag.const is None: continue
-        flag.help = flag.help.removesuffix(f' (default: {flag.default})')
-        if flag.const is False: flag.help = f'do not {flag.help}'
+    for option in parser._actions:
+        option.option_strings[:] = [name.replace('_', '-') for name in option.option_strings]
+        parser._option_string_actions.update({name: option for name in option.option_strings})
+        if get_origin(option.type) is Sequence: option.nargs, option.type = '*', get_args(option.type)[0]
+        if option.const is None: continue
+        option.help = option.help.removesuffix(f' (default: {option.default})')
+        if option.const is False: option.help = f'do not {option.help}'
     return parser
 
 # %% ../../nbs/parts/core.ipynb #7e8236b3
