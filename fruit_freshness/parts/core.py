@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args, get_origin
 
 # %% auto #0
 __all__ = ['FRESHNESS', 'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'command', 'need_extra', 'progress_bar',
@@ -35,13 +36,16 @@ FRESHNESS_COLOURS = dict(Fresh='#4c9f50', Rotten='#8a5a2b') # in figures and car
 def _parser(
     function: Callable, # a command
 ): # its argparse.ArgumentParser
-    "Options from docments; the help of a flag says what the flag does, also for a `--no-` flag"
+    "Options from docments, with dashes; a `Sequence[int]` takes several values, and a `--no-` flag says so"
     from fastcore.script import anno_parser
     parser = anno_parser(function, prog=function.__name__)
-    for flag in parser._actions:
-        if flag.const is None: continue
-        flag.help = flag.help.removesuffix(f' (default: {flag.default})')
-        if flag.const is False: flag.help = f'do not {flag.help}'
+    for option in parser._actions:
+        option.option_strings[:] = [name.replace('_', '-') for name in option.option_strings]
+        parser._option_string_actions.update({name: option for name in option.option_strings})
+        if get_origin(option.type) is Sequence: option.nargs, option.type = '*', get_args(option.type)[0]
+        if option.const is None: continue
+        option.help = option.help.removesuffix(f' (default: {option.default})')
+        if option.const is False: option.help = f'do not {option.help}'
     return parser
 
 # %% ../../nbs/parts/core.ipynb #7e8236b3
