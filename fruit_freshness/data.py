@@ -137,6 +137,7 @@ def _srgb_transform(
     except Exception: return None # pillow is built without it, or the profile is broken
     return transform if change.max() > 2 else None
 
+# %% ../nbs/00_data.ipynb #e1d946cd
 def _in_srgb(
     image: Image.Image, # without transparency, any mode
     profile: bytes | None, # its ICC profile
@@ -198,6 +199,7 @@ def _check_size(
     if width * height > most: raise PhotoError(f"{size} more than {most:,}; save it smaller")
     if min(width, height) < _MIN_SIDE: raise PhotoError(f"{size} too few; {_MIN_SIDE} a side are needed")
 
+# %% ../nbs/00_data.ipynb #bb1d37e9
 def _decode(
     file, # open for reading
     name: str, # of the photo in messages

@@ -135,6 +135,7 @@ def _open_regular(
     os.close(handle)
     raise OSError('a pipe or a device')
 
+# %% ../../nbs/parts/core.ipynb #436bce54
 def source_name(
     source: object, # a path, an address, an open file, or anything in memory
 ) -> str:

@@ -413,6 +413,7 @@ def _stroke(
     offset = aside / np.linalg.norm(aside) * width
     return np.concatenate([spine + offset, (spine - offset)[::-1]])
 
+# %% ../../nbs/parts/sample.ipynb #f7cb8347
 def _add_leaves(
     sprite: _Sprite, # painted over
     leaves: list, # start, end, bow and half width of each
@@ -634,6 +635,7 @@ def _move(photo: Image.Image, matrix: np.ndarray, rng: Generator) -> Image.Image
     moved = cv2.warpAffine(pixels, matrix, photo.size, borderMode=border, borderValue=(255*fill,)*3)
     return Image.fromarray(moved)
 
+# %% ../../nbs/parts/sample.ipynb #f2c06cdc
 def _noised(photo: Image.Image, rng: Generator) -> Image.Image:
     "Salt and pepper, or the grain of a bad sensor"
     pixels, speck = np.array(photo), rng.random(photo.size[::-1])
