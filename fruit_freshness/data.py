@@ -490,8 +490,8 @@ _ways_on = ("Three ways on without Kaggle: a folder of photos on this computer (
             "if you copy {folder} from a computer that has it to the same place here; "
             "the drawn sample (--data sample)")
 _no_entry = ("access denied ({why}): the name is misspelt, the data set is private or wants its terms "
-             "accepted, or your credentials are missing or wrong. Make a token at kaggle.com/settings "
-             "and put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or set KAGGLE_USERNAME and KAGGLE_KEY")
+             "accepted, or your credentials are missing or wrong. Make a token at kaggle.com/settings and "
+             "put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or set KAGGLE_USERNAME and KAGGLE_KEY")
 
 def _kaggle_trouble(
     error: Exception, # what kagglehub raised
