@@ -20,8 +20,9 @@ __all__ = ['SIDES', 'COLUMNS', 'LeakageError', 'source_stem', 'stem_keys', 'pair
 import numpy as np
 
 # %% ../nbs/01_split.ipynb #57fb01ac
-from .parts.core import content_hash, DataError, FruitError, atomic_write
-from .data import FRESHNESS_COLOURS, map_photos, Photo
+from .parts.core import (atomic_write, content_hash, DataError, FRESHNESS_COLOURS,
+                                        FruitError, map_photos)
+from .data import Photo
 from .parts.copies import find_copies, join_groups
 
 # %% ../nbs/01_split.ipynb #22f244cf

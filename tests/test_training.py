@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import BIN, ROOT, SMALL, run
+from odd_files import draw_broken
 
 from fruit_freshness.data import check_photos, find_photos
-from fruit_freshness.parts.sample import draw_broken, draw_sample
+from fruit_freshness.parts.sample import draw_sample
 from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone,
                                    fold_frozen, freeze_backbone, load_model, multitask_loss, widen_depthwise)
 from fruit_freshness.split import load_split

@@ -19,8 +19,8 @@ from PIL import Image
 from fastcore.basics import patch
 
 # %% ../../nbs/apps/audit.ipynb #06e7beb8
-from ..parts.core import command, DataError, progress_bar, atomic_write
-from ..data import walk_files, find_photos, load_photo, Photo, PHOTO_ENDINGS, thumbnail
+from ..parts.core import atomic_write, command, DataError, progress_bar, walk_files
+from ..data import find_photos, load_photo, Photo, PHOTO_ENDINGS, thumbnail
 from ..parts.copies import checker, Copies, find_copies, lay_over, Link
 
 # %% ../../nbs/apps/audit.ipynb #79592882
