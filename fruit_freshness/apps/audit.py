@@ -33,7 +33,7 @@ def _part_of(path: Path) -> str | None:
     return next((_parts[name.lower()] for name in path.parts[:-1] if name.lower() in _parts), None)
 
 def _leakage_between(parts: Sequence[str | None], groups: Sequence[int]) -> dict[str, dict]:
-    "Photos of one part that show a picture of another: {'test in train': {'copies': 5, 'of': 10, 'share': .5}}"
+    "Photos of one part that show a picture of another: {'test in train': dict(copies, of, share)}"
     names = sorted({part for part in parts if part}, key=['train', 'valid', 'test'].index)
     held = {name: {group for part, group in zip(parts, groups) if part == name} for name in names}
     leaks = {}
@@ -161,7 +161,7 @@ def _load_small(path: Path) -> tuple[Image.Image, float]:
     with Image.open(path) as whole: return photo, max(photo.size)/max(whole.size)
 
 def _lay_over_small(first: Path, second: Path, transform: np.ndarray) -> Image.Image:
-    "`checker` of two photos decoded small; `transform` (2, 3) maps pixels of the whole second to the whole first"
+    "`checker` of two photos decoded small; `transform` (2, 3) is of the whole photos"
     (one, shrunk), (two, other) = _load_small(first), _load_small(second)
     return checker(one, lay_over(one, two, transform*np.array([shrunk/other, shrunk/other, shrunk])))
 
