@@ -133,12 +133,8 @@ def _draw_number(key: str, seed: int) -> float:
     "A number in [0, 1), uniform over keys, that depends on nothing but `key` and `seed`"
     return int(hashlib.sha256(f'{seed}:{key}'.encode()).hexdigest()[:13], 16) / 16**13
 
-def _class_threshold(
-    numbers: Sequence[float], # what each group of the class drew
-    sizes: Sequence[int], # photos in each group
-    share: float, # of photos that should fall below
-) -> float: # groups that drew less are chosen
-    "The threshold nearest to `share` that keeps the class within half of it, and a group on each side"
+def _class_threshold(numbers: Sequence[float], sizes: Sequence[int], share: float) -> float:
+    "The threshold nearest to `share` that leaves about this share of a class below it, and a group on each side"
     order = sorted(zip(numbers, sizes))
     if len(order) < 2: return 0.
     shares = np.cumsum([size for _, size in order])[:-1] / sum(sizes)
@@ -226,7 +222,8 @@ def _deal(draws: Sequence[_Draw], valid_share: float, test: float) -> dict[int, 
     valid = below(draws, [draw.number for draw in draws], valid_share)
     rest = [draw for draw in draws if draw.group not in valid]
     tested = below(rest, [(1 - draw.number) / left for draw in rest], test / left) if test else []
-    return {draw.group: 'train' for draw in draws} | dict.fromkeys(valid, 'valid') | dict.fromkeys(tested, 'test')
+    sides = dict.fromkeys([draw.group for draw in draws], 'train')
+    return sides | dict.fromkeys(valid, 'valid') | dict.fromkeys(tested, 'test')
 
 # %% ../nbs/01_split.ipynb #d448d1ea
 def split_photos(
@@ -267,9 +264,10 @@ def show_split(
         left = 0
         for groups, alpha in zip(sides.values(), (1, .45, .2)):
             if not groups: continue
-            bar = axis.barh(' '.join(label), len(groups), left=left, color=FRESHNESS_COLOURS[label[1]], alpha=alpha)
-            text = f'{len(groups)} ({len(set(groups))})'
-            axis.bar_label(bar, [text], label_type='center', fontsize=7, color='white' if alpha == 1 else 'black')
+            colour, text = FRESHNESS_COLOURS[label[1]], f'{len(groups)} ({len(set(groups))})'
+            bar = axis.barh(' '.join(label), len(groups), left=left, color=colour, alpha=alpha)
+            ink = 'white' if alpha == 1 else 'black'
+            axis.bar_label(bar, [text], label_type='center', fontsize=7, color=ink)
             left += len(groups)
     axis.set_xlabel('photos (pictures): training, paler: validation' + ', palest: test' * bool(split.test))
     axis.spines[['top', 'right']].set_visible(False)
@@ -355,16 +353,14 @@ def _split_rows(path: Path | str) -> list[dict[str, str]]:
     return rows
 
 # %% ../nbs/01_split.ipynb #dfa88a06
-def _parts_reversed(path: Path | str) -> list[str]: return re.split(r'[\\/]', str(path))[::-1]
-
-def _take_photo(row: dict[str, str], held: dict[str, list[Photo]]) -> Photo | None:
-    "Take a row's photo out of those `held` by hash; of several, the one whose path ends most like the row's"
-    alike, wanted = held.get(row['content_hash'], []), _parts_reversed(row['path'])
-    if not alike: return None
-    def likeness(photo): return len(os.path.commonprefix([_parts_reversed(photo.path), wanted]))
-    best = max(alike, key=lambda photo: (str(photo.path) == row['path'], likeness(photo)))
-    alike.remove(best)
-    return best
+def _match_rows(rows: list[dict[str, str]], photos: list[Photo], hashes: list[str]) -> list[Photo | None]:
+    "The photo of each row: the same path and bytes, else the same bytes, else None"
+    left = {(content, str(photo.path)): photo for photo, content in zip(photos, hashes)}
+    found, moved = [left.pop((row['content_hash'], row['path']), None) for row in rows], defaultdict(list)
+    for (content, _), photo in left.items(): moved[content].append(photo)
+    for number, row in enumerate(rows):
+        if not found[number] and (same := moved[row['content_hash']]): found[number] = same.pop(0)
+    return found
 
 # %% ../nbs/01_split.ipynb #4ca9f0a4
 def load_split(
@@ -372,17 +368,14 @@ def load_split(
     photos: Sequence[Photo], # the photos that it speaks of, with their labels, wherever they are now
 ) -> Split: # rows in the order of the file
     "Read a split back; `DataError` if a photo is gone or was changed, or the file is not a split"
-    photos, rows, held = list(photos), _split_rows(path), defaultdict(list)
+    photos, rows = list(photos), _split_rows(path)
     hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos')
-    for photo, content in zip(photos, hashes): held[content].append(photo)
-    there, found = {str(photo.path) for photo in photos}, [None] * len(rows)
-    unmoved_first = sorted(range(len(rows)), key=lambda number: rows[number]['path'] not in there)
-    for number in unmoved_first:
-        found[number] = _take_photo(rows[number], held)
+    found = _match_rows(rows, photos, hashes)
     lost = [row['path'] for row, photo in zip(rows, found) if photo is None]
     if lost:
-        what = 'was changed after the split' if lost[0] in there else 'is not there'
+        known = lost[0] in {str(photo.path) for photo in photos}
+        what = 'was changed after the split' if known else 'is not there'
         more = f' (and {len(lost) - 1} more)' if len(lost) > 1 else ''
         raise DataError(f"{path}: {lost[0]}{more} {what}; restore the photo, or split again")
-    facts = [(row['content_hash'], int(row['group']), row['side']) for row in rows]
-    return Split([SplitRow(photo, *row) for photo, row in zip(found, facts)])
+    return Split([SplitRow(photo, row['content_hash'], int(row['group']), row['side'])
+                  for photo, row in zip(found, rows)])
