@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_split.ipynb #88116650
 from __future__ import annotations
-import csv, hashlib, os, re, warnings
+import csv, hashlib, re, warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +134,7 @@ def _draw_number(key: str, seed: int) -> float:
     return int(hashlib.sha256(f'{seed}:{key}'.encode()).hexdigest()[:13], 16) / 16**13
 
 def _class_threshold(numbers: Sequence[float], sizes: Sequence[int], share: float) -> float:
-    "The threshold nearest to `share` that leaves about this share of a class below it, and a group on each side"
+    "The threshold nearest to `share` that keeps a class within half of it, and a group on each side"
     order = sorted(zip(numbers, sizes))
     if len(order) < 2: return 0.
     shares = np.cumsum([size for _, size in order])[:-1] / sum(sizes)
