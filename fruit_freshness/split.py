@@ -162,9 +162,12 @@ class Split:
 
     def side(self, name: str) -> list[Photo]: return [row.photo for row in self.rows if row.side == name]
     def groups(self, name: str) -> list[int]: return [row.group for row in self.rows if row.side == name]
-    train = property(lambda self: self.side('train'))
-    valid = property(lambda self: self.side('valid'))
-    test = property(lambda self: self.side('test'))
+    @property
+    def train(self) -> list[Photo]: return self.side('train')
+    @property
+    def valid(self) -> list[Photo]: return self.side('valid')
+    @property
+    def test(self) -> list[Photo]: return self.side('test')
 
 # %% ../nbs/01_split.ipynb #a5f8bf55
 @dataclass

@@ -30,6 +30,7 @@ from .core import content_hash, FruitError, progress_bar
 from ..data import load_photo, map_photos, Photo
 
 # %% ../../nbs/parts/copies.ipynb #ce2618eb
+_Arrays = tuple[np.ndarray, ...]
 _work_side = 256  # pixels of the longest side of the image in which local features are found
 _thumb_side = 144  # pixels of the longest side of the image kept for the comparison of pixels
 
@@ -66,7 +67,7 @@ class PhotoFeatures:
     descriptors: np.ndarray  # (n, 128) uint8: RootSIFT times 255
     thumb: np.ndarray  # (h, w) uint8: small grey image
 
-def _find_keypoints(gray: np.ndarray, most: int = 250) -> tuple[np.ndarray, np.ndarray]:
+def _find_keypoints(gray: np.ndarray, most: int = 250) -> _Arrays:
     "SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012)"
     sift = cv2.SIFT_create(nfeatures=2*most, contrastThreshold=0.005, edgeThreshold=40)
     keypoints, sifts = sift.detectAndCompute(gray, None)
@@ -89,8 +90,8 @@ def describe_photo(
 _mirror = (np.arange(128).reshape(4, 4, 8)[::-1][:, :, (8 - np.arange(8)) % 8]).reshape(-1)
 
 # %% ../../nbs/parts/copies.ipynb #5c3c1983
-def _hash_descriptors(descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "A random-looking uint32 for each of (n, 128) uint8, always the same for the same, and for its mirror image"
+def _hash_descriptors(descriptors: np.ndarray) -> _Arrays:
+    "A uint32 hash for each of (n, 128) uint8, and one for its mirror image"
     weights = np.random.default_rng(0).integers(2**32, size=128, dtype=np.uint32)
     both = np.stack([weights, weights[_mirror]], axis=1)
     blocks = np.array_split(descriptors, len(descriptors)//100_000 + 1)
@@ -112,14 +113,14 @@ def _compress(descriptors: np.ndarray, hashes: np.ndarray, width: int = 24) -> n
 def _halve_cells(cells: np.ndarray, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     "Cut every cell (a row of positions in `vectors`) in two, across the line between its two extreme hashes"
     drawn = hashes[cells]
-    extremes = [np.take_along_axis(cells, place[:, None], 1)[:, 0] for place in (drawn.argmin(1), drawn.argmax(1))]
-    direction = vectors[extremes[0]] - vectors[extremes[1]]
+    rows = np.arange(len(cells))
+    direction = vectors[cells[rows, drawn.argmin(1)]] - vectors[cells[rows, drawn.argmax(1)]]
     places = np.einsum('csw,cw->cs', vectors[cells], direction)
     order = np.argpartition(places, cells.shape[1]//2, axis=1)
     return np.take_along_axis(cells, order, 1).reshape(2*len(cells), -1)
 
 def _split_in_cells(vectors: np.ndarray, most: int, hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Cells of at most `most` similar vectors, (cells, members); a few appear twice so that all cells are full
+    """Cells of up to `most` similar vectors, (cells, members); a few appear twice so that cells are full
 
     A random projection tree (Dasgupta and Freund 2008)."""
     halvings = max(0, int(np.ceil(np.log2(len(vectors)/most))))
@@ -133,7 +134,7 @@ def _split_in_cells(vectors: np.ndarray, most: int, hashes: np.ndarray, seed: in
 # %% ../../nbs/parts/copies.ipynb #b692c90e
 _farthest = 0.15  # squared distance of two similar descriptors at most, after compression
 
-def _match_in_cells(cells: np.ndarray, vectors: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match_in_cells(cells: np.ndarray, vectors: np.ndarray, owners: np.ndarray) -> _Arrays:
     "Keys (first * photos + second) * 2 + mirrored of similar descriptors in one cell, and their votes"
     members, owner, original = vectors[cells], owners[cells % len(owners)], cells < len(owners)
     squares = (members**2).sum(-1)
@@ -145,7 +146,7 @@ def _match_in_cells(cells: np.ndarray, vectors: np.ndarray, owners: np.ndarray) 
     votes = (1 - distance[alike]/_farthest)/(1 + alike.sum(2)[cell, one])
     return pairs*2 + ~original[cell, two], votes.astype(np.float32)
 
-def _sum_by_key(found: Sequence[tuple[np.ndarray, np.ndarray]], least: float) -> tuple[np.ndarray, np.ndarray]:
+def _sum_by_key(found: Sequence[_Arrays], least: float) -> _Arrays:
     "Each key of several (keys, votes) once, and the sum of its votes where that is at least `least`"
     keys, places = np.unique(np.concatenate([keys for keys, _ in found]), return_inverse=True)
     sums = np.bincount(places, np.concatenate([votes for _, votes in found])).astype(np.float32)
@@ -160,7 +161,7 @@ class _Candidate(NamedTuple):
     votes: float  # how similar their local features are
 
 def _find_candidates(descriptors: Sequence[np.ndarray], least: float = 0.2) -> list[_Candidate]:
-    "Let similar descriptors, (n, 128) uint8 a photo, vote for pairs of photos; the most promising pairs first"
+    "Let similar descriptors, (n, 128) a photo, vote for pairs of photos; the most promising first"
     descriptors = [part[:120] for part in descriptors]  # the strongest are enough to vote
     owners = np.repeat(np.arange(len(descriptors), dtype=np.int32), [len(part) for part in descriptors])
     if len(owners) < 2: return []
@@ -179,7 +180,7 @@ def _find_candidates(descriptors: Sequence[np.ndarray], least: float = 0.2) -> l
     return [_Candidate(*row) for row in zip(*(column.tolist() for column in columns))]
 
 # %% ../../nbs/parts/copies.ipynb #5fa3ef69
-def _match_descriptors(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match_descriptors(first: np.ndarray, second: np.ndarray) -> _Arrays:
     "Positions of descriptors that are each other's nearest, in the first and in the second"
     if not len(first) or not len(second): return np.zeros(0, int), np.zeros(0, int)
     cosine = (first.astype(np.float32)/255)@(second.astype(np.float32)/255).T
@@ -193,7 +194,7 @@ def _mirror_points(points: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/parts/copies.ipynb #a0883c3b
 def _propose_transform(first: np.ndarray, second: np.ndarray, tolerance: float = 14.0) -> np.ndarray:
-    "Each match of keypoints (n, 4) proposes rotation, scale and shift; the largest set of matches that agree, (n,) bool"
+    "Each match of keypoints (n, 4) proposes a transform; the largest set that agrees, (n,) bool"
     target, source = first[:, 0] + 1j*first[:, 1], second[:, 0] + 1j*second[:, 1]
     growth, turn = np.log(first[:, 2]/second[:, 2]), first[:, 3] - second[:, 3]
     factor = np.exp(growth + 1j*turn)
@@ -204,7 +205,7 @@ def _propose_transform(first: np.ndarray, second: np.ndarray, tolerance: float =
 
 # %% ../../nbs/parts/copies.ipynb #24502b20
 def _fit_transform(first: np.ndarray, second: np.ndarray, stiffness: float = 0.02) -> np.ndarray:
-    "Least squares (2, 3) from points (n, 2) of the second to the first: a similarity for few points, affine for many"
+    "Least squares (2, 3) from the second points (n, 2) to the first: a similarity for few, affine for many"
     center, origin = first.mean(0), second.mean(0)
     target, source = first - center, second - origin
     size = np.maximum((source**2).sum(), 1e-6)
@@ -225,8 +226,12 @@ def _is_plausible(transform: np.ndarray) -> bool:
 # %% ../../nbs/parts/copies.ipynb #27486f8f
 _least_inliers = 9  # with fewer, not even perfectly matching pixels make a link
 
-def _align_keypoints(first: PhotoFeatures, second: PhotoFeatures, mirrored: bool) -> tuple[np.ndarray, int] | None:
-    "Transform (2, 3) of the second to the first in work pixels, and the matches that support it; None for none"
+def _align_keypoints(
+    first: PhotoFeatures,  # photo to which is aligned
+    second: PhotoFeatures,  # photo that is moved
+    mirrored: bool,  # whether the second is mirrored first
+) -> tuple[np.ndarray, int] | None: # transform (2, 3) in work pixels, matches that support it
+    "The transform that most matched keypoints support"
     descriptors, moving = second.descriptors, second.points
     if mirrored: descriptors, moving = descriptors[:, _mirror], _mirror_points(moving)
     one, two = _match_descriptors(first.descriptors, descriptors)
@@ -253,7 +258,7 @@ class _Windows:
         "Mean correlation where there is structure"
         return float((self.structure*self.correlation).sum()/(self.structure.sum() + 1e-6))
 
-def _overlay(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, ...]:
+def _overlay(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Arrays:
     "Both (H, W) images, smoothed, the second moved onto the first, and 1 where both are known, else 0"
     size = first.shape[::-1]
     one, two = (cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32) for image in (first, second))
@@ -272,14 +277,20 @@ def _compare_windows(first: np.ndarray, second: np.ndarray, transform: np.ndarra
     share = np.maximum(box(known), 1e-3)
     def local(values): return box(values*known)/share
     mean_one, mean_two = local(one), local(two)
-    variance_one, variance_two = (local(one*one) - mean_one**2).clip(0), (local(two*two) - mean_two**2).clip(0)
+    variance_one = (local(one*one) - mean_one**2).clip(0)
+    variance_two = (local(two*two) - mean_two**2).clip(0)
     together = (local(one*two) - mean_one*mean_two)/np.sqrt((variance_one + _noise)*(variance_two + _noise))
     weakest = np.minimum(variance_one, variance_two)
     return _Windows(together, weakest/(weakest + _structured)*known*(share > 0.5))
 
 # %% ../../nbs/parts/copies.ipynb #5c71cae5
-def _refine_transform(first: np.ndarray, second: np.ndarray, transform: np.ndarray, structure: np.ndarray) -> np.ndarray:
-    "Adjust the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008), or leave it"
+def _refine_transform(
+    first: np.ndarray,  # (H, W) uint8
+    second: np.ndarray,  # (h, w) uint8
+    transform: np.ndarray,  # (2, 3) of the second to the first
+    structure: np.ndarray,  # (H, W) from `_compare_windows`
+) -> np.ndarray: # a better transform, or the same
+    "Adjust the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008)"
     inverse = cv2.invertAffineTransform(transform).astype(np.float32)
     mask = cv2.dilate((structure > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
     mask = cv2.warpAffine(mask, inverse, second.shape[::-1], flags=cv2.INTER_NEAREST)
@@ -309,7 +320,7 @@ def compare_photos(
     second: PhotoFeatures,  # of the other
     mirrored: bool = False,  # whether to try the second's mirror image
 ) -> Comparison | None: # None without any transform
-    "Align two photos by their keypoints and compare their pixels, with a second alignment where that is not clear"
+    "Align two photos by their keypoints and compare their pixels; align again where that is not clear"
     found = _align_keypoints(first, second, mirrored)
     if found is None: return None
     transform, inliers = found
@@ -322,7 +333,8 @@ def compare_photos(
     large, moving = max(first.size)/_thumb_side, max(second.size)/_thumb_side
     smaller = min(first.thumb.size, second.thumb.size*abs(np.linalg.det(small[:, :2])))
     sureness = _judge_link(inliers, windows.agreement, float(windows.structure.sum()/smaller))
-    return Comparison(small*np.array([large/moving, large/moving, large]), inliers, windows.agreement, sureness)
+    whole = small*np.array([large/moving, large/moving, large])
+    return Comparison(whole, inliers, windows.agreement, sureness)
 
 # %% ../../nbs/parts/copies.ipynb #43e28e4d
 def join_groups(
@@ -367,7 +379,8 @@ def _compare_candidates(
     from scipy.cluster.hierarchy import DisjointSet
     groups, tried, plain, likely = DisjointSet(range(count)), np.zeros(count, int), [], []
     def worth_it():
-        for one, two, flip, _ in progress_bar(candidates, note='comparing photos', unit='pair', show=progress):
+        bar = progress_bar(candidates, note='comparing photos', unit='pair', show=progress)
+        for one, two, flip, _ in bar:
             if min(tried[one], tried[two]) >= 20 or groups.connected(one, two): continue
             tried[[one, two]] += 1
             yield one, two, flip
@@ -461,6 +474,7 @@ class SearchCache:
 
 # %% ../../nbs/parts/copies.ipynb #97c8e516
 def _add_checksum(data: bytes) -> bytes: return zlib.crc32(data).to_bytes(4) + data
+def _is_intact(data: object) -> bool: return isinstance(data, bytes) and data == _add_checksum(data[4:])
 
 @patch
 @contextmanager
@@ -468,7 +482,7 @@ def _guarded(self: SearchCache):
     "Warn once of a file that fails, and let the search go on without it"
     try: yield
     except sqlite3.Error as error:
-        warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next one will take as long; '
+        warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next will take as long; '
                       'make room on the disk, or delete the file if it is damaged')
         self.close()
 
@@ -485,8 +499,7 @@ def get(
             some = names[place:place + 500]
             query = f"select key, data from results where key in ({','.join('?'*len(some))})"
             found.update(self.database.execute(query, some))
-    intact = {key: data for key, data in found.items() if isinstance(data, bytes) and data == _add_checksum(data[4:])}
-    return {key.rsplit(':', 1)[1]: data[4:] for key, data in intact.items()}
+    return {key.rsplit(':', 1)[1]: data[4:] for key, data in found.items() if _is_intact(data)}
 
 @patch
 def put(
@@ -497,10 +510,14 @@ def put(
     "Remember many results at once"
     rows = [(f'{self.recipe}:{kind}:{key}', _add_checksum(data)) for key, data in found.items()]
     if not self.database or not rows: return
-    with self._guarded(), self.database: self.database.executemany('insert or replace into results values (?, ?)', rows)
+    with self._guarded(), self.database:
+        self.database.executemany('insert or replace into results values (?, ?)', rows)
 
 # %% ../../nbs/parts/copies.ipynb #d0edbaf2
 _shares = dict(features=.75, comparison=.12, links=.03)  # of the file; the rest is SQLite's own
+
+_size = '''select (page_count - freelist_count)*page_size
+    from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'''
 
 _drop_oldest = '''delete from results where rowid in (select rowid from (
     select rowid, sum(2*length(key) + length(data)) over (order by rowid desc) as bytes
@@ -512,9 +529,8 @@ def trim(
     most: int = 2 << 30,  # bytes in use
 ):
     "When too large, drop what other versions wrote, and the oldest of each kind beyond its share"
-    size = 'select (page_count - freelist_count)*page_size from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'
     with self._guarded():
-        if not self.database or self.database.execute(size).fetchone()[0] <= most: return
+        if not self.database or self.database.execute(_size).fetchone()[0] <= most: return
         with self.database:
             self.database.execute('delete from results where not key glob ?', [f'{self.recipe}:*'])
             for kind, share in _shares.items():
@@ -536,8 +552,12 @@ def _describe(path: Path) -> PhotoFeatures | str:
     except FruitError as error: return str(error)
     except OSError as error: return f'{path}: {error.strerror or error}'
 
-def _gather_features(paths: dict[str, Path], cache: SearchCache, progress: bool) -> dict[str, PhotoFeatures | str]:
-    "Features by content hash, computed only where they are not cached; the reason where a photo can't be read"
+def _gather_features(
+    paths: dict[str, Path],  # content hash -> a file with this content
+    cache: SearchCache,  # what is known already
+    progress: bool,  # show a bar
+) -> dict[str, PhotoFeatures | str]: # by content hash; the reason where a photo can't be read
+    "Features of every photo, computed only where they are not cached"
     found = {key: _unpack_features(data) for key, data in cache.get('features', paths).items()}
     missing, pool = [key for key in paths if key not in found], ThreadPoolExecutor(os.cpu_count())
     try:
@@ -546,8 +566,8 @@ def _gather_features(paths: dict[str, Path], cache: SearchCache, progress: bool)
         described = zip(missing, bar)
         while some := dict(itertools.islice(described, 64)):
             found |= some
-            readable = {key: features for key, features in some.items() if isinstance(features, PhotoFeatures)}
-            cache.put('features', {key: _pack_features(features) for key, features in readable.items()})
+            readable = {key: one for key, one in some.items() if not isinstance(one, str)}
+            cache.put('features', {key: _pack_features(one) for key, one in readable.items()})
     finally: pool.shutdown(cancel_futures=True)
     return found
 
@@ -591,9 +611,9 @@ class Copies:
 
     def __str__(self):
         exact = sum(link.kind == 'exact' for link in self.links)
-        evidence = f'{exact} exact copies, {len(self.links) - exact} links by the picture'
         pictures = len(set(self.groups)) - len(self.unreadable)
-        return f"{len(self.paths)} photos show {pictures} pictures ({evidence}, {len(self.unreadable)} unreadable)"
+        return (f"{len(self.paths)} photos show {pictures} pictures ({exact} exact copies, "
+                f"{len(self.links) - exact} links by the picture, {len(self.unreadable)} unreadable)")
 
 def _hash_or_name(path: Path) -> str:
     "Content hash, or the bytes of the name in hexadecimal digits when a file can't be read"
@@ -614,7 +634,7 @@ def find_copies(
     memory = SearchCache(cache)
     with _one_core_each(), closing(memory):
         described = _gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
-        readable = {key: described[key] for key in sorted(same) if isinstance(described[key], PhotoFeatures)}
+        readable = {key: described[key] for key in sorted(same) if not isinstance(described[key], str)}
         links, names = _recall_links(_Comparer(readable, memory), progress), list(readable)
         memory.trim()
     for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
@@ -622,7 +642,8 @@ def find_copies(
     links += [Link(first, twin, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for first, twin in twins]
     reasons = {position: described[key].replace(str(paths[positions[0]]), str(paths[position]), 1)
                for key, positions in same.items() if key not in readable for position in positions}
-    return Copies(paths, hashes, join_groups(len(paths), [(link.first, link.second) for link in links]), links, reasons)
+    groups = join_groups(len(paths), [(link.first, link.second) for link in links])
+    return Copies(paths, hashes, groups, links, reasons)
 
 # %% ../../nbs/parts/copies.ipynb #c22a0bd2
 def lay_over(
