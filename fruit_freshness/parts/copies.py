@@ -486,6 +486,7 @@ def _guarded(self: SearchCache):
                       'make room on the disk, or delete the file if it is damaged')
         self.close()
 
+# %% ../../nbs/parts/copies.ipynb #baaa3f71
 @patch
 def get(
     self: SearchCache,
@@ -546,6 +547,7 @@ def _one_core_each():
         with threadpool_limits(1, 'blas'): yield
     finally: cv2.setNumThreads(before)
 
+# %% ../../nbs/parts/copies.ipynb #a82b550a
 def _describe(path: Path) -> PhotoFeatures | str:
     "Features of a photo, or the reason why it can't be read"
     try: return describe_photo(path)
