@@ -11,10 +11,12 @@ import pytest
 from conftest import run
 from PIL import Image
 
-from fruit_freshness.parts.core import DataError, content_hash
+from fruit_freshness.apps import audit as audit_page
 from fruit_freshness.data import Photo
-from fruit_freshness.parts.sample import draw_photo
+from fruit_freshness.parts import copies
 from fruit_freshness.parts.copies import SearchCache, find_copies
+from fruit_freshness.parts.core import DataError, content_hash
+from fruit_freshness.parts.sample import draw_photo
 from fruit_freshness.split import Split, SplitRow, load_split, save_split
 
 
@@ -58,20 +60,19 @@ def test_few_photos(tmp_path, count, status):
 
 
 def test_many_copies_of_one(tmp_path, monkeypatch):
-    "Three hundred noised copies of one photo are one picture, found with few comparisons"
-    from fruit_freshness import split
+    "Three hundred noisy copies of one photo are one picture, found with few comparisons"
     pixels, rng, calls = np.asarray(draw_photo('Banana', 'Rotten', 2).image).astype(int), np.random.default_rng(0), []
     files = [tmp_path/f'{number}.png' for number in range(300)]
     for file in files: Image.fromarray((pixels + rng.integers(-6, 7, pixels.shape)).clip(0, 255).astype(np.uint8)).save(file)
-    compare = split.compare_photos
-    monkeypatch.setattr(split, 'compare_photos', lambda *pair: calls.append(pair) or compare(*pair))
+    compare = copies.compare_photos
+    monkeypatch.setattr(copies, 'compare_photos', lambda *pair: calls.append(pair) or compare(*pair))
     found = find_copies(files, cache=tmp_path/'copies.sqlite', progress=False)
     assert set(found.groups) == {0} and len(found.links) == 299
     assert len(calls) < 20*300 # not every one of the 44,850 pairs
 
 
-def test_names_that_are_no_utf8(tmp_path):
-    "Names as old archives hold them keep their bytes in the table; a broken file among them is told of"
+def test_names_that_are_not_utf8(tmp_path):
+    "Names as old archives hold them keep their bytes in the table; a broken file among them is reported"
     folder = tmp_path/'photos'
     folder.mkdir()
     try: (folder/os.fsdecode(b'broken \xff.jpg')).write_bytes(b'no photo')
@@ -89,15 +90,15 @@ def test_names_that_are_no_utf8(tmp_path):
 
 
 def test_no_place_for_the_table(tmp_path, monkeypatch):
-    "A table that can't be written is told of before the search, and no folder is made for it"
-    from fruit_freshness import split
+    "A table that can't be written is reported before the search, and no folder is made for it"
     (tmp_path/'photos').mkdir()
     draw_photo('Apple', 'Fresh', 1).image.save(tmp_path/'photos'/'a.jpg')
     (tmp_path/'file').touch()
-    monkeypatch.setattr(split, 'find_copies', lambda *photos, **options: pytest.fail('searched first'))
+    monkeypatch.setattr(audit_page, 'find_copies', lambda *photos, **options: pytest.fail('searched first'))
     for out in (tmp_path/'file'/'groups.tsv', tmp_path/'photos'):
-        with pytest.raises(DataError, match="can't be written"): split.fruit_audit(str(tmp_path/'photos'), out=str(out))
-    with pytest.raises(DataError, match='no such folder'): split.fruit_audit(str(tmp_path/'nowhere'), out=str(tmp_path/'new'/'groups.tsv'))
+        with pytest.raises(DataError, match="can't be written"): audit_page.fruit_audit(str(tmp_path/'photos'), out=str(out))
+    with pytest.raises(DataError, match='no such folder'):
+        audit_page.fruit_audit(str(tmp_path/'nowhere'), out=str(tmp_path/'new'/'groups.tsv'))
     assert not (tmp_path/'new').exists()
 
 
@@ -135,15 +136,14 @@ def test_cache_locked_during_the_search(tmp_path):
 
 def test_page_of_many_photos(tmp_path, monkeypatch):
     "The page walks through the whole list of photos a few times, not once a figure, and decodes large photos small"
-    from fruit_freshness import split
     large = draw_photo('Banana', 'Rotten', 2).image.resize((2400, 1800))
     (tmp_path/'train').mkdir()
     for turn in range(4): large.rotate(5*turn).save(tmp_path/'train'/f'{turn}.jpg')
-    found, walks, sizes = split.audit_folder(tmp_path, progress=False), [], []
-    parts, load = split.Audit.parts, split.load_photo
+    found, walks, sizes = audit_page.audit_folder(tmp_path, progress=False), [], []
+    parts, load = audit_page.Audit.parts, audit_page.load_photo
     def count(self): walks.append(1); return parts(self)
     def measure(*source): photo = load(*source); sizes.append(max(photo.size)); return photo
-    monkeypatch.setattr(split.Audit, 'parts', count)
-    monkeypatch.setattr(split, 'load_photo', measure)
+    monkeypatch.setattr(audit_page.Audit, 'parts', count)
+    monkeypatch.setattr(audit_page, 'load_photo', measure)
     assert found.page(progress=False).count('<img') == 5
     assert len(walks) <= 6 and len(sizes) == 6 and max(sizes) <= 600

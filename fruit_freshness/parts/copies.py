@@ -6,7 +6,7 @@
 from __future__ import annotations
 import hashlib, io, itertools, json, os, sqlite3, warnings, zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,16 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['work_side', 'thumb_side', 'PLAIN', 'resize_side', 'remove_specks', 'PhotoFeatures', 'spread_over_picture',
-           'find_keypoints', 'describe_photo', 'mirror_descriptors', 'pack_features', 'unpack_features', 'SearchCache',
-           'add_checksum', 'is_intact', 'open_cache', 'one_core_each', 'describe_or_say', 'gather_features',
-           'draw_lots', 'compress_descriptors', 'halve_cells', 'split_in_cells', 'match_in_block', 'match_in_cells',
-           'sum_by_key', 'Candidates', 'find_candidates', 'match_descriptors', 'mirror_points', 'propose_transform',
-           'fit_transform', 'apply_transform', 'is_plausible', 'align_keypoints', 'overlay', 'Windows',
-           'compare_windows', 'refine_transform', 'shared_structure', 'judge_link', 'Link', 'Comparison',
-           'compare_photos', 'pack_comparison', 'unpack_comparison', 'Comparer', 'Groups', 'compare_candidates',
-           'find_witness', 'link_photos', 'recall_links', 'join_groups', 'hash_or_name', 'Copies', 'find_copies',
-           'lay_over', 'checker', 'show_links']
+__all__ = ['PhotoFeatures', 'describe_photo', 'Comparison', 'compare_photos', 'join_groups', 'Link', 'SearchCache', 'Copies',
+           'find_copies', 'lay_over', 'checker', 'show_links']
 
 # %% ../../nbs/parts/copies.ipynb #a8be182f
 import cv2
@@ -34,425 +26,186 @@ from fastcore.xdg import xdg_cache_home
 from threadpoolctl import threadpool_limits
 
 # %% ../../nbs/parts/copies.ipynb #87476b51
-from .core import content_hash, DataError, FruitError, progress_bar
+from .core import content_hash, FruitError, progress_bar
 from ..data import load_photo, map_photos, Photo
 
 # %% ../../nbs/parts/copies.ipynb #ce2618eb
-work_side = 256  # pixels of the longest side on which local features are found
-thumb_side = 144  # pixels of the longest side of the picture kept for the comparison of pixels
+_Arrays = tuple[np.ndarray, ...]
+_work_side = 256  # pixels of the longest side of the image in which local features are found
+_thumb_side = 144  # pixels of the longest side of the image kept for the comparison of pixels
 
-# %% ../../nbs/parts/copies.ipynb #103ae27f
-def resize_side(
-    gray: np.ndarray,  # (H, W) uint8
-    side: int,  # pixels of the longest side of the result
-) -> np.ndarray: # (h, w) uint8 with the same proportions
-    "Resize a grey picture so that its longest side is `side`."
+def _resize_side(gray: np.ndarray, side: int) -> np.ndarray:
+    "Resize a grey (H, W) uint8 image so that its longest side is `side`"
     scale = side/max(gray.shape)
     size = [max(8, round(edge*scale)) for edge in gray.shape[::-1]]
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
-# %% ../../nbs/parts/copies.ipynb #9d7fa79e
-def remove_specks(
-    gray: np.ndarray,  # (H, W) uint8
-) -> np.ndarray: # the same without salt and pepper, untouched when there is none
-    "Replace isolated black and white pixels by their neighbourhood's median."
+def _remove_specks(gray: np.ndarray) -> np.ndarray:
+    "Replace isolated black and white pixels of (H, W) uint8 by their neighbourhood's median"
     median = cv2.medianBlur(gray, 3)
     speck = cv2.absdiff(gray, median) > 40
     if speck.mean() < 0.004: return gray
     return cv2.medianBlur(gray, 5) if speck.mean() > 0.05 else median
 
-# %% ../../nbs/parts/copies.ipynb #72e225cf
-@dataclass
-class PhotoFeatures:
-    "What is remembered of a photo for the search."
-    size: tuple[int, int]  # width and height of the photo in pixels
-    points: np.ndarray  # (n, 4) float32: x and y in work pixels, diameter in work pixels, angle in radians
-    descriptors: np.ndarray  # (n, 128) uint8: RootSIFT times 255
-    thumb: np.ndarray  # (h, w) uint8: small grey picture
-
-# %% ../../nbs/parts/copies.ipynb #08989d6e
-def spread_over_picture(
-    places: np.ndarray,  # (n, 2) x and y
-    strengths: np.ndarray,  # (n,)
-    most: int,  # how many to choose
-    field: float = 32.0,  # edge of a field in pixels
-) -> np.ndarray: # positions of the chosen, first the strongest of every field, then the second strongest, ...
-    "Choose strong points from everywhere, so that one jagged edge does not take all places."
+# %% ../../nbs/parts/copies.ipynb #a388119a
+def _spread(places: np.ndarray, strengths: np.ndarray, most: int) -> np.ndarray:
+    "Positions of `most` points: first the strongest of every 32-pixel field, then the second strongest, ..."
     order = np.argsort(-strengths, kind='stable')
-    fields = (places[order]//field).astype(int)@np.array([1, 10_000])
+    fields = (places[order]//32.).astype(int)@np.array([1, 10_000])
     by_field = np.argsort(fields, kind='stable')
     starts = np.r_[0, np.flatnonzero(np.diff(fields[by_field])) + 1]
     rank = np.empty(len(order), int)
     rank[by_field] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     return order[np.argsort(rank, kind='stable')][:most]
 
-# %% ../../nbs/parts/copies.ipynb #2743943c
-def find_keypoints(
-    gray: np.ndarray,  # (H, W) uint8
-    most: int = 250,  # points kept
-) -> tuple[np.ndarray, np.ndarray]: # points (n, 4) and descriptors (n, 128) as in `PhotoFeatures`, the most useful first
-    "SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012)."
+# %% ../../nbs/parts/copies.ipynb #0ec36e5f
+@dataclass
+class PhotoFeatures:
+    "What the search remembers of a photo"
+    size: tuple[int, int]  # width and height of the photo in pixels
+    points: np.ndarray  # (n, 4) float32: x and y in work pixels, diameter in work pixels, angle in radians
+    descriptors: np.ndarray  # (n, 128) uint8: RootSIFT times 255
+    thumb: np.ndarray  # (h, w) uint8: small grey image
+
+def _find_keypoints(gray: np.ndarray, most: int = 250) -> _Arrays:
+    "SIFT keypoints (Lowe 2004) with RootSIFT descriptors (Arandjelovic and Zisserman 2012)"
     sift = cv2.SIFT_create(nfeatures=2*most, contrastThreshold=0.005, edgeThreshold=40)
     keypoints, sifts = sift.detectAndCompute(gray, None)
     if not keypoints: return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.uint8)
     points = np.array([(*kp.pt, kp.size, np.deg2rad(kp.angle)) for kp in keypoints], np.float32)
-    chosen = spread_over_picture(points[:, :2], np.array([kp.response for kp in keypoints]), most)
+    chosen = _spread(points[:, :2], np.array([kp.response for kp in keypoints]), most)
     sifts = sifts[chosen]/np.maximum(sifts[chosen].sum(1, keepdims=True), 1)
     return points[chosen], np.round(255*np.sqrt(sifts)).astype(np.uint8)
 
-# %% ../../nbs/parts/copies.ipynb #69e25e5b
 def describe_photo(
     path: Path,  # photo file
 ) -> PhotoFeatures: # what the search compares
-    "Load a photo and find its features."
+    "Load a photo and find its features"
     photo = load_photo(path)
-    gray = remove_specks(np.asarray(photo.convert('L')))
-    points, descriptors = find_keypoints(resize_side(gray, work_side))
-    return PhotoFeatures(photo.size, points, descriptors, resize_side(gray, thumb_side))
+    gray = _remove_specks(np.asarray(photo.convert('L')))
+    points, descriptors = _find_keypoints(_resize_side(gray, _work_side))
+    return PhotoFeatures(photo.size, points, descriptors, _resize_side(gray, _thumb_side))
 
 # %% ../../nbs/parts/copies.ipynb #5b6ee947
 _mirror = (np.arange(128).reshape(4, 4, 8)[::-1][:, :, (8 - np.arange(8)) % 8]).reshape(-1)
 
-# %% ../../nbs/parts/copies.ipynb #e224fb01
-def mirror_descriptors(
-    descriptors: np.ndarray,  # (n, 128)
-) -> np.ndarray: # (n, 128): those of the mirrored photo
-    "A mirrored photo has the same SIFT descriptors with their 128 numbers in another order."
-    return descriptors[:, _mirror]
-
 # %% ../../nbs/parts/copies.ipynb #5c3c1983
-def pack_features(
-    features: PhotoFeatures,  # of one photo
-) -> bytes: # all arrays in NumPy's npz form
-    "Features as bytes."
-    stream = io.BytesIO()
-    np.savez(stream, **(vars(features) | {'size': np.array(features.size)}))
-    return stream.getvalue()
-
-# %% ../../nbs/parts/copies.ipynb #9b6d4d82
-def unpack_features(
-    data: bytes,  # from `pack_features`
-) -> PhotoFeatures: # as they were
-    "Features from bytes."
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return PhotoFeatures(**({name: arrays[name] for name in arrays.files} | {'size': tuple(map(int, arrays['size']))}))
-
-# %% ../../nbs/parts/copies.ipynb #12d3a97c
-class SearchCache:
-    "What searches have found out, by content hash, in one SQLite file; in `:memory:` it lasts as long as the search."
-    recipe = f'7:{work_side}:{thumb_side}'  # changes with how results are computed or stored
-    wait = 60  # seconds for another search to finish what it is writing
-
-    def __init__(
-        self,
-        file: Path | str,  # made, with its folder, when it is missing
-    ):
-        self.file = file
-        try:
-            if file != ':memory:': Path(file).parent.mkdir(parents=True, exist_ok=True)
-            self.database = sqlite3.connect(file, timeout=self.wait)
-            self.database.execute('pragma journal_mode = delete') # WAL does not work on network file systems
-            self.database.execute('pragma synchronous = off') # no wait for the disk; kills leave it whole
-            self.database.execute('create table if not exists results (key text primary key, data blob)')
-        except (OSError, sqlite3.Error) as error:
-            raise DataError(f'{file}: cannot be used to remember what the search finds ({error}); name another file') from error
-
-# %% ../../nbs/parts/copies.ipynb #30ea8bee
-@patch
-def close(self: SearchCache):
-    "Let go of the file; from here on nothing is known and nothing remembered."
-    if self.database: self.database.close()
-    self.database = None
-
-@patch
-def give_up(
-    self: SearchCache,
-    error: sqlite3.Error,  # why
-):
-    "Warn once, and let the search go on without the file."
-    warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next one will take as long; '
-                  'make room on the disk, or delete the file if it is damaged')
-    self.close()
-
-# %% ../../nbs/parts/copies.ipynb #b692c90e
-def add_checksum(
-    data: bytes,  # any
-) -> bytes: # 4 bytes more
-    "Bytes behind their CRC-32."
-    return zlib.crc32(data).to_bytes(4) + data
-
-def is_intact(
-    data: object,  # what the database gives
-) -> bool: # whether it is what `add_checksum` made
-    "Whether the checksum fits."
-    return isinstance(data, bytes) and data == add_checksum(data[4:])
-
-# %% ../../nbs/parts/copies.ipynb #f75b7639
-@patch
-def get(
-    self: SearchCache,
-    kind: str,  # 'features', 'comparison' or 'links'
-    keys: Sequence[str],  # what is asked for
-) -> dict[str, bytes]: # those that are known, by key
-    "Look up many keys at once."
-    found, names = {}, [f'{self.recipe}:{kind}:{key}' for key in keys]
-    try:
-        for place in range(0, len(names) if self.database else 0, 500):
-            some = names[place:place + 500]
-            query = f"select key, data from results where key in ({','.join('?'*len(some))})"
-            found.update(self.database.execute(query, some))
-    except sqlite3.Error as error: self.give_up(error)
-    return {key.rsplit(':', 1)[1]: data[4:] for key, data in found.items() if is_intact(data)}
-
-@patch
-def put(
-    self: SearchCache,
-    kind: str,  # 'features', 'comparison' or 'links'
-    found: dict[str, bytes],  # by key
-):
-    "Remember many results at once."
-    rows = [(f'{self.recipe}:{kind}:{key}', add_checksum(data)) for key, data in found.items()]
-    if not self.database: return
-    try:
-        with self.database: self.database.executemany('insert or replace into results values (?, ?)', rows)
-    except sqlite3.Error as error: self.give_up(error)
-
-# %% ../../nbs/parts/copies.ipynb #3973dff4
-# of the file: a photo has some 50 kB of features and 2 kB of comparisons; what is left over is SQLite's own
-_shares = dict(features=.75, comparison=.12, links=.03)
-
-_forget = '''delete from results where rowid in (select rowid from (
-    select rowid, sum(2*length(key) + length(data)) over (order by rowid desc) as bytes
-    from results where key glob ?) where bytes > ?)'''
-
-@patch
-def trim(
-    self: SearchCache,
-    most: int = 2 << 30,  # bytes in use
-):
-    "When too large, forget what other versions wrote, and the oldest of each kind beyond its share."
-    size = 'select (page_count - freelist_count)*page_size from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'
-    try:
-        if not self.database or self.database.execute(size).fetchone()[0] <= most: return
-        with self.database:
-            self.database.execute('delete from results where not key glob ?', [f'{self.recipe}:*'])
-            for kind, share in _shares.items():
-                self.database.execute(_forget, [f'{self.recipe}:{kind}:*', int(share*most)])
-    except sqlite3.Error as error: self.give_up(error)
-
-# %% ../../nbs/parts/copies.ipynb #5841d13b
-def open_cache(
-    file: Path | None = None,  # by default one in the user's cache folder
-) -> SearchCache: # in memory where the file can't be used
-    "The memory of the search."
-    try: return SearchCache(file or xdg_cache_home()/'fruit_freshness'/'copies.sqlite')
-    except DataError as error:
-        warnings.warn(f'{error}, or set XDG_CACHE_HOME; the search goes on without')
-        return SearchCache(':memory:')
-
-# %% ../../nbs/parts/copies.ipynb #e70bda51
-@contextmanager
-def one_core_each():
-    "Let OpenCV and the linear algebra of NumPy compute on one core, because their callers run on all."
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with threadpool_limits(1, 'blas'): yield
-    finally: cv2.setNumThreads(before)
-
-# %% ../../nbs/parts/copies.ipynb #dccadabf
-def describe_or_say(
-    path: Path,  # photo file
-) -> PhotoFeatures | str: # the reason when it can't be read
-    "Features of a photo, if it is one."
-    try: return describe_photo(path)
-    except FruitError as error: return str(error)
-    except OSError as error: return f'{path}: {error.strerror or error}'
-
-# %% ../../nbs/parts/copies.ipynb #3d296fca
-def gather_features(
-    paths: dict[str, Path],  # content hash -> a file with this content
-    cache: SearchCache,  # what is known already
-    progress: bool = True,  # show a bar
-) -> dict[str, PhotoFeatures | str]: # by content hash; the reason where a photo can't be read
-    "Features of every photo, computed only where they are not remembered."
-    known, pool = cache.get('features', paths), ThreadPoolExecutor(os.cpu_count())
-    found, missing = {key: unpack_features(data) for key, data in known.items()}, [key for key in paths if key not in known]
-    try:
-        described = zip(missing, progress_bar(pool.map(describe_or_say, [paths[key] for key in missing]), total=len(missing), note='describing photos', unit='photo', show=progress))
-        while some := dict(itertools.islice(described, 64)):
-            found |= some
-            cache.put('features', {key: pack_features(features) for key, features in some.items() if isinstance(features, PhotoFeatures)})
-    finally: pool.shutdown(cancel_futures=True)
-    return found
-
-# %% ../../nbs/parts/copies.ipynb #1cab90ff
-def draw_lots(
-    descriptors: np.ndarray,  # (n, 128) uint8
-) -> tuple[np.ndarray, np.ndarray]: # (n,) uint32 of the descriptors and of their mirror images
-    "A random-looking number for each descriptor, always the same for the same one."
+def _hash_descriptors(descriptors: np.ndarray) -> _Arrays:
+    "A uint32 hash for each of (n, 128) uint8, and one for its mirror image"
     weights = np.random.default_rng(0).integers(2**32, size=128, dtype=np.uint32)
     both = np.stack([weights, weights[_mirror]], axis=1)
-    lots = np.concatenate([block.astype(np.uint32)@both for block in np.array_split(descriptors, len(descriptors)//100_000 + 1)])
-    lots ^= lots >> 15
-    return lots[:, 0]*np.uint32(2654435761), lots[:, 1]*np.uint32(2654435761)
+    blocks = np.array_split(descriptors, len(descriptors)//100_000 + 1)
+    hashes = np.concatenate([block.astype(np.uint32)@both for block in blocks])
+    hashes ^= hashes >> 15
+    return hashes[:, 0]*np.uint32(2654435761), hashes[:, 1]*np.uint32(2654435761)  # Knuth's multiplier
 
-# %% ../../nbs/parts/copies.ipynb #ee749d7d
-def compress_descriptors(
-    descriptors: np.ndarray,  # (n, 128) uint8
-    lots: np.ndarray,  # (n,) from `draw_lots`
-    width: int = 24,  # numbers kept per descriptor
-) -> tuple[np.ndarray, np.ndarray]: # (n, width) float32 of the descriptors and of their mirror images
-    "Descriptors along the directions in which they and their mirror images differ most (PCA)."
-    sample = descriptors[np.argsort(lots)[:20_000]]
-    sample = np.concatenate([sample, mirror_descriptors(sample)]).astype(np.float32)/255
+def _compress(descriptors: np.ndarray, hashes: np.ndarray, width: int = 24) -> np.ndarray:
+    "Descriptors, then their mirror images, along the directions in which they differ most (PCA): (2n, width)"
+    sample = descriptors[np.argsort(hashes)[:20_000]]
+    sample = np.concatenate([sample, sample[:, _mirror]]).astype(np.float32)/255
     center = sample.mean(0)
     axes = np.linalg.eigh((sample - center).T@(sample - center))[1][:, ::-1][:, :width].astype(np.float32)
-    project = lambda part: (part.astype(np.float32)/255 - center)@axes
     blocks = np.array_split(descriptors, len(descriptors)//100_000 + 1)
-    return (np.concatenate([project(block) for block in blocks]),
-            np.concatenate([project(mirror_descriptors(block)) for block in blocks]))
+    sides = [block[:, order] for order in (slice(None), _mirror) for block in blocks]
+    return np.concatenate([(side.astype(np.float32)/255 - center)@axes for side in sides])
 
-# %% ../../nbs/parts/copies.ipynb #e7c59951
-def halve_cells(
-    cells: np.ndarray,  # (cells, members) positions in `vectors`
-    vectors: np.ndarray,  # (n, width) float32
-    lots: np.ndarray,  # (n,) the smallest and the largest in each cell choose the two patches
-) -> np.ndarray: # (2 * cells, members / 2)
-    "Cut every cell in two of equal size, across the line between two of its members."
-    drawn = lots[cells]
-    ends = [vectors[np.take_along_axis(cells, place[:, None], 1)[:, 0]] for place in (drawn.argmin(1), drawn.argmax(1))]
-    places = np.einsum('csw,cw->cs', vectors[cells], ends[0] - ends[1])
+# %% ../../nbs/parts/copies.ipynb #12d3a97c
+def _halve_cells(cells: np.ndarray, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    "Cut every cell (a row of positions in `vectors`) in two, across the line between its two extreme hashes"
+    drawn = hashes[cells]
+    rows = np.arange(len(cells))
+    direction = vectors[cells[rows, drawn.argmin(1)]] - vectors[cells[rows, drawn.argmax(1)]]
+    places = np.einsum('csw,cw->cs', vectors[cells], direction)
     order = np.argpartition(places, cells.shape[1]//2, axis=1)
     return np.take_along_axis(cells, order, 1).reshape(2*len(cells), -1)
 
-# %% ../../nbs/parts/copies.ipynb #f207f9c0
-def split_in_cells(
-    vectors: np.ndarray,  # (n, width) float32
-    most: int,  # vectors in a cell at most
-    lots: np.ndarray,  # (n,) uint32 from `draw_lots`
-    seed: int,  # another seed, another tree
-) -> np.ndarray: # (cells, members) positions in `vectors`; a few appear twice so that all cells are full
-    "Halve the vectors along random directions until the cells are small (a random projection tree, Dasgupta and Freund 2008)."
+def _split_in_cells(vectors: np.ndarray, most: int, hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Cells of up to `most` similar vectors, (cells, members); a few appear twice so that cells are full
+
+    A random projection tree (Dasgupta and Freund 2008)."""
     halvings = max(0, int(np.ceil(np.log2(len(vectors)/most))))
     factors = np.random.default_rng(seed).integers(2**31, size=halvings, dtype=np.uint32)*2 + 1
-    cells = np.resize(np.argsort(lots).astype(np.int32), -(-len(vectors)//2**halvings)*2**halvings)[None]
+    cells = np.resize(np.argsort(hashes).astype(np.int32), -(-len(vectors)//2**halvings)*2**halvings)[None]
     for factor in factors:
-        parts, draw = np.array_split(cells, min(len(cells), 16)), lots*factor
-        cells = np.concatenate([halve_cells(part, vectors, draw) for part in parts])
+        parts, draw = np.array_split(cells, min(len(cells), 16)), hashes*factor
+        cells = np.concatenate([_halve_cells(part, vectors, draw) for part in parts])
     return cells
 
-# %% ../../nbs/parts/copies.ipynb #e2eb56bc
-def match_in_block(
-    block: np.ndarray,  # (cells, members) positions in `vectors`; from n on they are mirror images
-    vectors: np.ndarray,  # (2n, width) float32: descriptors, then their mirror images
-    owners: np.ndarray,  # (n,) the photo to which each descriptor belongs, rising
-    farthest: float,  # squared distance of two alike descriptors at most
-) -> tuple[np.ndarray, np.ndarray]: # keys (first * photos + second) * 2 + mirrored, and the vote of each match
-    "Alike descriptors of different photos that share a cell."
-    members, owner, original = vectors[block], owners[block % len(owners)], block < len(owners)
+# %% ../../nbs/parts/copies.ipynb #b692c90e
+_farthest = 0.15  # squared distance of two similar descriptors at most, after compression
+
+def _match_in_cells(cells: np.ndarray, vectors: np.ndarray, owners: np.ndarray) -> _Arrays:
+    "Keys (first * photos + second) * 2 + mirrored of similar descriptors in one cell, and their votes"
+    members, owner, original = vectors[cells], owners[cells % len(owners)], cells < len(owners)
     squares = (members**2).sum(-1)
     distance = squares[:, :, None] + squares[:, None] - 2*members@members.transpose(0, 2, 1)
-    alike = (distance < farthest) & original[:, :, None] & (owner[:, :, None] != owner[:, None])
+    alike = (distance < _farthest) & original[:, :, None] & (owner[:, :, None] != owner[:, None])
     cell, one, two = np.nonzero(alike)
     first, second = owner[cell, one].astype(np.int64), owner[cell, two].astype(np.int64)
-    keys = (np.minimum(first, second)*(owners[-1] + 1) + np.maximum(first, second))*2 + ~original[cell, two]
-    return keys, ((1 - distance[alike]/farthest)/(1 + alike.sum(2)[cell, one])).astype(np.float32)
+    pairs = np.minimum(first, second)*(owners[-1] + 1) + np.maximum(first, second)
+    votes = (1 - distance[alike]/_farthest)/(1 + alike.sum(2)[cell, one])
+    return pairs*2 + ~original[cell, two], votes.astype(np.float32)
 
-# %% ../../nbs/parts/copies.ipynb #d3791bd6
-def match_in_cells(
-    cells: np.ndarray,  # (cells, members) from `split_in_cells`
-    vectors: np.ndarray,  # (2n, width) float32: descriptors, then their mirror images
-    owners: np.ndarray,  # (n,) the photo to which each descriptor belongs, rising
-    farthest: float = 0.15,  # squared distance of two alike descriptors at most
-) -> tuple[np.ndarray, np.ndarray]: # keys and votes as in `match_in_block`
-    "All matches, block by block, so that memory stays small."
-    blocks = np.array_split(cells, max(1, cells.size//200_000))
-    return tuple(map(np.concatenate, zip(*(match_in_block(block, vectors, owners, farthest) for block in blocks))))
-
-# %% ../../nbs/parts/copies.ipynb #9ff4592d
-def sum_by_key(
-    keys: np.ndarray,  # (n,) whole numbers, repeated
-    weights: np.ndarray,  # (n,)
-    least: float,  # sums below are dropped
-) -> tuple[np.ndarray, np.ndarray]: # each key once, its sum
-    "Add up the weights of equal keys."
-    keys, places = np.unique(keys, return_inverse=True)
-    sums = np.bincount(places, weights).astype(np.float32)
+def _sum_by_key(found: Sequence[_Arrays], least: float) -> _Arrays:
+    "Each key of several (keys, votes) once, and the sum of its votes where that is at least `least`"
+    keys, places = np.unique(np.concatenate([keys for keys, _ in found]), return_inverse=True)
+    sums = np.bincount(places, np.concatenate([votes for _, votes in found])).astype(np.float32)
     return keys[sums >= least], sums[sums >= least]
 
-# %% ../../nbs/parts/copies.ipynb #86cc9335
-@dataclass
-class Candidates:
-    "Pairs of photos that deserve a closer look, the most promising first."
-    first: np.ndarray  # (n,) positions of photos
-    second: np.ndarray  # (n,) positions of photos
-    mirrored: np.ndarray  # (n,) bool: whether the one looks like the other's mirror image
-    votes: np.ndarray  # (n,) how much the local features of the two are alike
+# %% ../../nbs/parts/copies.ipynb #f75b7639
+class _Candidate(NamedTuple):
+    "A pair of photos that deserves a comparison"
+    first: int  # position of a photo
+    second: int  # position of another
+    mirrored: bool  # whether the one looks like the other's mirror image
+    votes: float  # how similar their local features are
 
-# %% ../../nbs/parts/copies.ipynb #4ca105d1
-def find_candidates(
-    descriptors: list[np.ndarray],  # of each photo (n, 128) uint8
-    strongest: int = 120,  # descriptors used per photo
-    trees: int = 4,  # ways of splitting into cells
-    cell: int = 32,  # descriptors in a cell
-    least: float = 0.2,  # votes that make a candidate
-) -> Candidates: # pairs of photos that share alike descriptors
-    "Let alike descriptors vote for pairs of photos; no photo is compared with every other."
-    descriptors = [part[:strongest] for part in descriptors]
+def _find_candidates(descriptors: Sequence[np.ndarray], least: float = 0.2) -> list[_Candidate]:
+    "Let similar descriptors, (n, 128) a photo, vote for pairs of photos; the most promising first"
+    descriptors = [part[:120] for part in descriptors]  # the strongest are enough to vote
     owners = np.repeat(np.arange(len(descriptors), dtype=np.int32), [len(part) for part in descriptors])
-    if len(owners) < 2: return Candidates(*np.zeros((2, 0), int), np.zeros(0, bool), np.zeros(0))
+    if len(owners) < 2: return []
     together = np.concatenate(descriptors)
-    lots = draw_lots(together)
-    vectors = np.concatenate(compress_descriptors(together, lots[0]))
-    vote = lambda seed: sum_by_key(*match_in_cells(split_in_cells(vectors, cell, np.concatenate(lots), seed), vectors, owners), least/8)
-    with ThreadPoolExecutor(2) as pool:
-        keys, votes = sum_by_key(*map(np.concatenate, zip(*pool.map(vote, range(trees)))), least)
+    hashes = _hash_descriptors(together)
+    vectors, hashes = _compress(together, hashes[0]), np.concatenate(hashes)
+    def vote(seed): # one tree; block by block, so that memory stays small
+        cells = _split_in_cells(vectors, 32, hashes, seed)
+        blocks = np.array_split(cells, max(1, cells.size//200_000))
+        return _sum_by_key([_match_in_cells(block, vectors, owners) for block in blocks], least/8)
+    with ThreadPoolExecutor(2) as pool: keys, votes = _sum_by_key(list(pool.map(vote, range(4))), least)
     order = np.argsort(-votes, kind='stable')
     pairs, mirrored = np.divmod(keys[order], 2)
-    return Candidates(*np.divmod(pairs, owners[-1] + 1), mirrored.astype(bool), votes[order])
+    first, second = np.divmod(pairs, owners[-1] + 1)
+    columns = first, second, mirrored.astype(bool), votes[order]
+    return [_Candidate(*row) for row in zip(*(column.tolist() for column in columns))]
 
-# %% ../../nbs/parts/copies.ipynb #712bbf63
-def match_descriptors(
-    first: np.ndarray,  # (n, 128) uint8
-    second: np.ndarray,  # (m, 128) uint8
-    least: float = 0.8,  # cosine of matching descriptors at least
-) -> tuple[np.ndarray, np.ndarray]: # positions in the first and in the second
-    "Descriptors that are each other's nearest."
+# %% ../../nbs/parts/copies.ipynb #5fa3ef69
+def _match_descriptors(first: np.ndarray, second: np.ndarray) -> _Arrays:
+    "Positions of descriptors that are each other's nearest, in the first and in the second"
     if not len(first) or not len(second): return np.zeros(0, int), np.zeros(0, int)
     cosine = (first.astype(np.float32)/255)@(second.astype(np.float32)/255).T
     nearest, back = cosine.argmax(1), cosine.argmax(0)
-    mutual = np.flatnonzero((back[nearest] == np.arange(len(first))) & (cosine.max(1) > least))
+    mutual = np.flatnonzero((back[nearest] == np.arange(len(first))) & (cosine.max(1) > 0.8))
     return mutual, nearest[mutual]
 
-# %% ../../nbs/parts/copies.ipynb #812acb73
-def mirror_points(
-    points: np.ndarray,  # (n, 4) as in `PhotoFeatures`
-) -> np.ndarray: # (n, 4): those of the photo mirrored at the line x = 0
-    "Keypoints of the mirrored photo."
+def _mirror_points(points: np.ndarray) -> np.ndarray:
+    "Keypoints (n, 4) of the photo mirrored at the line x = 0"
     return points*np.array([-1, 1, 1, -1], np.float32) + np.array([0, 0, 0, np.pi], np.float32)
 
-# %% ../../nbs/parts/copies.ipynb #4f69f1f0
-def propose_transform(
-    first: np.ndarray,  # (n, 4) matched keypoints
-    second: np.ndarray,  # (n, 4) their partners
-    tolerance: float = 14.0,  # work pixels by which a supporter may miss
-) -> np.ndarray: # (n,) bool: the largest set of matches that agree
-    "Each match alone tells a turn, growth and shift; take the one on which most matches agree."
+# %% ../../nbs/parts/copies.ipynb #a0883c3b
+def _propose_transform(first: np.ndarray, second: np.ndarray, tolerance: float = 14.0) -> np.ndarray:
+    "Each match of keypoints (n, 4) proposes a transform; the largest set that agrees, (n,) bool"
     target, source = first[:, 0] + 1j*first[:, 1], second[:, 0] + 1j*second[:, 1]
     growth, turn = np.log(first[:, 2]/second[:, 2]), first[:, 3] - second[:, 3]
-    turning = np.exp(growth + 1j*turn)
-    misses = np.abs(turning[:, None]*(source - source[:, None]) - (target - target[:, None]))
-    near = (misses < tolerance) & (np.abs(growth[:, None] - growth) < 0.5) & (np.cos(turn[:, None] - turn) > 0.85)
+    factor = np.exp(growth + 1j*turn)
+    misses = np.abs(factor[:, None]*(source - source[:, None]) - (target - target[:, None]))
+    near = misses < tolerance  # work pixels
+    near &= (np.abs(growth[:, None] - growth) < 0.5) & (np.cos(turn[:, None] - turn) > 0.85)
     return near[near.sum(1).argmax()]
 
-# %% ../../nbs/parts/copies.ipynb #c4115ef6
-def fit_transform(
-    first: np.ndarray,  # (n, 2) points
-    second: np.ndarray,  # (n, 2) their partners
-    stiffness: float = 0.02,  # how much the fit is drawn to one without shear and stretching
-) -> np.ndarray: # 2 x 3 affine transform of second to first
-    "Least squares fit: a similarity for few points, any affine transform when many points ask for it."
+# %% ../../nbs/parts/copies.ipynb #24502b20
+def _fit_transform(first: np.ndarray, second: np.ndarray, stiffness: float = 0.02) -> np.ndarray:
+    "Least squares (2, 3) from the second points (n, 2) to the first: a similarity for few, affine for many"
     center, origin = first.mean(0), second.mean(0)
     target, source = first - center, second - origin
     size = np.maximum((source**2).sum(), 1e-6)
@@ -461,96 +214,83 @@ def fit_transform(
     linear = (target.T@source + similar@pull)@np.linalg.inv(source.T@source + pull)
     return np.column_stack([linear, center - linear@origin])
 
-# %% ../../nbs/parts/copies.ipynb #0797c107
-def apply_transform(
-    transform: np.ndarray,  # 2 x 3
-    points: np.ndarray,  # (n, 2)
-) -> np.ndarray: # (n, 2)
-    "Move points."
+def _apply_transform(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    "Move points (n, 2)"
     return points@transform[:, :2].T + transform[:, 2]
 
-# %% ../../nbs/parts/copies.ipynb #85310931
-def is_plausible(
-    transform: np.ndarray,  # 2 x 3
-    stretch: float = 2.5,  # longest by shortest axis at most
-    zoom: float = 4.0,  # enlargement at most
-) -> bool: # whether copies are made so
-    "Neither squeezed nor zoomed out of all proportion."
+def _is_plausible(transform: np.ndarray) -> bool:
+    "Whether copies are made so: stretched 2.5 and zoomed 4 times at most"
     long, short = np.linalg.svd(transform[:, :2], compute_uv=False)
-    return bool(short > 1/zoom and long < zoom and long < stretch*short)
+    return bool(short > 1/4 and long < 4 and long < 2.5*short)
 
-# %% ../../nbs/parts/copies.ipynb #81187491
-def align_keypoints(
+# %% ../../nbs/parts/copies.ipynb #27486f8f
+_least_inliers = 9  # with fewer, not even perfectly matching pixels make a link
+
+def _align_keypoints(
     first: PhotoFeatures,  # photo to which is aligned
     second: PhotoFeatures,  # photo that is moved
     mirrored: bool,  # whether the second is mirrored first
-    steps: Sequence[float] = (9.0, 5.0, 3.0),  # work pixels by which a supporter may miss, ever fewer
-    least: int = 9,  # supporters in the end; with fewer, not even pixels that agree wholly make a link
-) -> tuple[np.ndarray, int] | None: # 2 x 3 transform in work pixels, matches that support it; None for no transform
-    "The transform that most matched keypoints of two photos support."
-    descriptors, moving = (mirror_descriptors(second.descriptors), mirror_points(second.points)) if mirrored else (second.descriptors, second.points)
-    one, two = match_descriptors(first.descriptors, descriptors)
-    if len(one) < least: return None
+) -> tuple[np.ndarray, int] | None: # transform (2, 3) in work pixels, matches that support it
+    "The transform that most matched keypoints support"
+    descriptors, moving = second.descriptors, second.points
+    if mirrored: descriptors, moving = descriptors[:, _mirror], _mirror_points(moving)
+    one, two = _match_descriptors(first.descriptors, descriptors)
+    if len(one) < _least_inliers: return None
     target, source = first.points[one], moving[two]
-    support = propose_transform(target, source)
-    for tolerance in steps:
-        if support.sum() < least/2: return None
-        transform = fit_transform(target[support, :2], source[support, :2])
-        support = np.linalg.norm(apply_transform(transform, source[:, :2]) - target[:, :2], axis=1) < tolerance
-    if support.sum() < least or not is_plausible(transform): return None
+    support = _propose_transform(target, source)
+    for tolerance in (9.0, 5.0, 3.0): # work pixels by which a supporter may miss
+        if support.sum() < _least_inliers/2: return None
+        transform = _fit_transform(target[support, :2], source[support, :2])
+        moved = _apply_transform(transform, source[:, :2])
+        support = np.linalg.norm(moved - target[:, :2], axis=1) < tolerance
+    if support.sum() < _least_inliers or not _is_plausible(transform): return None
     return transform*np.array([-1, 1, 1] if mirrored else [1, 1, 1]), int(support.sum())
 
-# %% ../../nbs/parts/copies.ipynb #3d897898
-def overlay(
-    first: np.ndarray,  # (H, W) uint8 picture
-    second: np.ndarray,  # (h, w) uint8 picture
-    transform: np.ndarray,  # 2 x 3 of second to first in their pixels
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # both as (H, W) float32, slightly smoothed, and 1 where both are known, else 0
-    "Move the second picture onto the first."
-    size = first.shape[::-1]
-    soft = lambda picture: cv2.GaussianBlur(picture, (0, 0), 1.0).astype(np.float32)
-    known = cv2.warpAffine(np.ones_like(second), transform, size, flags=cv2.INTER_NEAREST)
-    return soft(first), cv2.warpAffine(soft(second), transform, size), cv2.erode(known, np.ones((3, 3), np.uint8)).astype(np.float32)
-
-# %% ../../nbs/parts/copies.ipynb #5e12793e
+# %% ../../nbs/parts/copies.ipynb #5604a60f
 @dataclass
-class Windows:
-    "Two aligned pictures seen through a small window around each pixel."
+class _Windows:
+    "Two aligned images seen through a small window around each pixel"
     correlation: np.ndarray  # (H, W) -1 to 1: do the two rise and fall together here?
     structure: np.ndarray  # (H, W) 0 to 1: is there anything to compare here, in both?
 
     @property
     def agreement(self) -> float: # -1 to 1
-        "Mean correlation where there is structure."
+        "Mean correlation where there is structure"
         return float((self.structure*self.correlation).sum()/(self.structure.sum() + 1e-6))
 
-# %% ../../nbs/parts/copies.ipynb #6415a012
-def compare_windows(
-    one: np.ndarray,  # (H, W) float32, as `overlay` returns it
-    two: np.ndarray,  # (H, W) float32 laid over it
-    known: np.ndarray,  # (H, W) 1 where both are known, else 0
-    width: int = 11,  # pixels across which light and contrast may differ
-    noise: float = 4.0,  # variance that is taken for noise
-    structure: float = 30.0,  # variance from which a window counts as structured
-) -> Windows: # correlation and structure around each pixel
-    "Correlate two aligned pictures window by window, so that neither light nor plain areas matter."
-    box = lambda values: cv2.blur(values, (width, width), borderType=cv2.BORDER_REFLECT)
-    share = np.maximum(box(known), 1e-3)
-    local = lambda values: box(values*known)/share
-    mean_one, mean_two = local(one), local(two)
-    variance_one, variance_two = (local(one*one) - mean_one**2).clip(0), (local(two*two) - mean_two**2).clip(0)
-    together = (local(one*two) - mean_one*mean_two)/np.sqrt((variance_one + noise)*(variance_two + noise))
-    weakest = np.minimum(variance_one, variance_two)
-    return Windows(together, weakest/(weakest + structure)*known*(share > 0.5))
+def _overlay(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Arrays:
+    "Both (H, W) images, smoothed, the second moved onto the first, and 1 where both are known, else 0"
+    size = first.shape[::-1]
+    one, two = (cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32) for image in (first, second))
+    known = cv2.warpAffine(np.ones_like(second), transform, size, flags=cv2.INTER_NEAREST)
+    known = cv2.erode(known, np.ones((3, 3), np.uint8)).astype(np.float32)
+    return one, cv2.warpAffine(two, transform, size), known
 
-# %% ../../nbs/parts/copies.ipynb #8883faea
-def refine_transform(
-    first: np.ndarray,  # (H, W) uint8 small picture
-    second: np.ndarray,  # (h, w) uint8 small picture
-    transform: np.ndarray,  # 2 x 3 of second to first in their pixels
-    structure: np.ndarray,  # (H, W) 0 to 1, from `compare_windows`
-) -> np.ndarray: # a better 2 x 3 transform, or the same
-    "Nudge the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008)."
+# %% ../../nbs/parts/copies.ipynb #b8af6071
+_noise = 4.0  # variance of grey values that is taken for noise
+_structured = 30.0  # variance from which a window counts as structured
+
+def _compare_windows(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Windows:
+    "Correlate two aligned images in windows of 11 pixels, so that neither light nor plain areas matter"
+    one, two, known = _overlay(first, second, transform)
+    def box(values): return cv2.blur(values, (11, 11), borderType=cv2.BORDER_REFLECT)
+    share = np.maximum(box(known), 1e-3)
+    def local(values): return box(values*known)/share
+    mean_one, mean_two = local(one), local(two)
+    variance_one = (local(one*one) - mean_one**2).clip(0)
+    variance_two = (local(two*two) - mean_two**2).clip(0)
+    together = (local(one*two) - mean_one*mean_two)/np.sqrt((variance_one + _noise)*(variance_two + _noise))
+    weakest = np.minimum(variance_one, variance_two)
+    return _Windows(together, weakest/(weakest + _structured)*known*(share > 0.5))
+
+# %% ../../nbs/parts/copies.ipynb #5c71cae5
+def _refine_transform(
+    first: np.ndarray,  # (H, W) uint8
+    second: np.ndarray,  # (h, w) uint8
+    transform: np.ndarray,  # (2, 3) of the second to the first
+    structure: np.ndarray,  # (H, W) from `_compare_windows`
+) -> np.ndarray: # a better transform, or the same
+    "Adjust the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008)"
     inverse = cv2.invertAffineTransform(transform).astype(np.float32)
     mask = cv2.dilate((structure > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
     mask = cv2.warpAffine(mask, inverse, second.shape[::-1], flags=cv2.INTER_NEAREST)
@@ -559,46 +299,17 @@ def refine_transform(
     except cv2.error: return transform
     return cv2.invertAffineTransform(inverse.astype(float))
 
-# %% ../../nbs/parts/copies.ipynb #dec65465
-def shared_structure(
-    windows: Windows,  # of the two pictures
-    first: np.ndarray,  # (H, W) uint8 small picture
-    second: np.ndarray,  # (h, w) uint8 small picture
-    transform: np.ndarray,  # 2 x 3 of second to first in their pixels
-) -> float: # 0 to 1
-    "How much of the smaller picture is structure that was compared."
-    return float(windows.structure.sum()/min(first.size, second.size*abs(np.linalg.det(transform[:, :2]))))
+# %% ../../nbs/parts/copies.ipynb #df800cfd
+def _judge_link(inliers: int, agreement: float, shared: float) -> float:
+    """Sureness from 0 to 1; from 0.5 on two photos are linked
 
-# %% ../../nbs/parts/copies.ipynb #efad3087
-def judge_link(
-    inliers: int,  # local features that agree on the transform
-    agreement: float,  # correlation of the aligned pixels, -1 to 1
-    shared: float,  # share of the smaller picture that could be compared, 0 to 1
-) -> float: # sureness 0 to 1; from 0.5 on two photos are linked
-    "Features and pixels must agree, the fewer features the more the pixels, over a good part of the picture."
-    logistic = lambda evidence: 1/(1 + np.exp(-evidence))
-    return float(logistic(4*(np.log(max(1, inliers)) + 4.5*agreement - 6.65))*logistic(40*(agreement - 0.67))*logistic(80*(shared - 0.06)))
+    `agreement` is the correlation of the aligned pixels, `shared` the compared share of the smaller image."""
+    evidence = [4*(np.log(max(1, inliers)) + 4.5*agreement - 6.65), 40*(agreement - 0.67), 80*(shared - 0.06)]
+    return float(np.prod([1/(1 + np.exp(-value)) for value in evidence]))
 
-# %% ../../nbs/parts/copies.ipynb #2bf349e9
-@dataclass
-class Link:
-    "Two photos that show the same picture, and why we think so."
-    first: int  # position of the one photo
-    second: int  # position of the other
-    transform: np.ndarray  # 2 x 3: pixels of the second photo to pixels of the first
-    inliers: int  # local features that agree on the transform
-    agreement: float  # correlation of the pixels once aligned, -1 to 1
-    sureness: float  # 0 to 1
-    kind: str = 'picture'  # 'exact' for the same bytes
-
-    @property
-    def mirrored(self) -> bool: # whether one is the mirror image of the other
-        "A transform that turns left into right has a negative determinant."
-        return bool(np.linalg.det(self.transform[:, :2]) < 0)
-
-# %% ../../nbs/parts/copies.ipynb #33943db1
+# %% ../../nbs/parts/copies.ipynb #3ffc5ace
 class Comparison(NamedTuple):
-    "What two photos have in common."
+    "What two photos have in common"
     transform: np.ndarray  # 2 x 3: pixels of the second photo to pixels of the first
     inliers: int  # local features that agree on the transform
     agreement: float  # correlation of the pixels once aligned, -1 to 1
@@ -609,265 +320,374 @@ def compare_photos(
     second: PhotoFeatures,  # of the other
     mirrored: bool = False,  # whether to try the second's mirror image
 ) -> Comparison | None: # None without any transform
-    "Align two photos by their keypoints, look whether their pixels agree, and look twice when that is not plain."
-    found = align_keypoints(first, second, mirrored)
+    "Align two photos by their keypoints and compare their pixels; align again where that is not clear"
+    found = _align_keypoints(first, second, mirrored)
     if found is None: return None
     transform, inliers = found
-    small = transform*np.array([1, 1, thumb_side/work_side])
-    windows = compare_windows(*overlay(first.thumb, second.thumb, small))
+    small = transform*np.array([1, 1, _thumb_side/_work_side])
+    windows = _compare_windows(first.thumb, second.thumb, small)
     if 0.5 < windows.agreement < 0.9:
-        better = refine_transform(first.thumb, second.thumb, small, windows.structure)
-        again = compare_windows(*overlay(first.thumb, second.thumb, better))
-        if is_plausible(better) and again.agreement > windows.agreement: small, windows = better, again
-    large, moving = max(first.size)/thumb_side, max(second.size)/thumb_side
-    sureness = judge_link(inliers, windows.agreement, shared_structure(windows, first.thumb, second.thumb, small))
-    return Comparison(small*np.array([large/moving, large/moving, large]), inliers, windows.agreement, sureness)
+        better = _refine_transform(first.thumb, second.thumb, small, windows.structure)
+        again = _compare_windows(first.thumb, second.thumb, better)
+        if _is_plausible(better) and again.agreement > windows.agreement: small, windows = better, again
+    large, moving = max(first.size)/_thumb_side, max(second.size)/_thumb_side
+    smaller = min(first.thumb.size, second.thumb.size*abs(np.linalg.det(small[:, :2])))
+    sureness = _judge_link(inliers, windows.agreement, float(windows.structure.sum()/smaller))
+    whole = small*np.array([large/moving, large/moving, large])
+    return Comparison(whole, inliers, windows.agreement, sureness)
 
-# %% ../../nbs/parts/copies.ipynb #fd1b413c
-def pack_comparison(
-    found: Comparison | None,  # from `compare_photos`
-) -> bytes: # nine numbers, or nothing
-    "A comparison as bytes."
-    return b'' if found is None else np.array([*found.transform.flat, *found[1:]], float).tobytes()
-
-def unpack_comparison(
-    data: bytes,  # from `pack_comparison`
-) -> Comparison | None: # as it was
-    "A comparison from bytes."
-    if not data: return None
-    numbers = np.frombuffer(data)
-    return Comparison(numbers[:6].reshape(2, 3), int(numbers[6]), float(numbers[7]), float(numbers[8]))
-
-# %% ../../nbs/parts/copies.ipynb #104a1695
-class Comparer:
-    "Compares photos on all cores, and no pair twice."
-    def __init__(
-        self,
-        features: dict[str, PhotoFeatures],  # by content hash
-        cache: SearchCache,  # outcomes that are known
-    ):
-        self.names, self.features, self.cache, self.pool = list(features), list(features.values()), cache, ThreadPoolExecutor(os.cpu_count())
-
-    def __call__(
-        self,
-        pairs: Sequence[tuple[int, int, bool]],  # positions of two photos, and whether the second is mirrored
-    ) -> list[Comparison | None]: # in the order of the pairs
-        "Compare many pairs."
-        keys = [f'{self.names[one][:24]} {self.names[two][:24]} {flip:d}' for one, two, flip in pairs]
-        known = self.cache.get('comparison', keys)
-        new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
-        outcomes = self.pool.map(lambda pair: compare_photos(self.features[pair[0]], self.features[pair[1]], pair[2]), new.values())
-        fresh = {key: pack_comparison(found) for key, found in zip(new, outcomes)}
-        if fresh: self.cache.put('comparison', fresh)
-        return [unpack_comparison((known | fresh)[key]) for key in keys]
-
-# %% ../../nbs/parts/copies.ipynb #48718964
-class Groups:
-    "Which photos belong together; the smaller group moves into the larger one."
-    def __init__(
-        self,
-        count: int,  # photos, each a group of its own at first
-    ):
-        self.group = list(range(count))
-        self.photos = {photo: [photo] for photo in range(count)}
-
-    def find(
-        self,
-        photo: int,  # position
-    ) -> int: # number of its group
-        "The group of a photo."
-        return self.group[photo]
-
-    def members(
-        self,
-        photo: int,  # position
-    ) -> list[int]: # positions of all photos of its group
-        "The photos that are together with a photo."
-        return self.photos[self.group[photo]]
-
-# %% ../../nbs/parts/copies.ipynb #c22e6616
-@patch
-def join(
-    self: Groups,
-    first: int,  # position of a photo
-    second: int,  # position of another
-):
-    "Make one group of two."
-    small, large = sorted((self.find(first), self.find(second)), key=lambda group: (len(self.photos[group]), -group))
-    if small == large: return
-    for photo in self.photos[small]: self.group[photo] = large
-    self.photos[large] += self.photos.pop(small)
-
-# %% ../../nbs/parts/copies.ipynb #3085bccf
-PLAIN = 0.9 # sureness from which a link joins at once
-
-def compare_candidates(
-    compare: Comparer,  # of distinct photos
-    candidates: Candidates,  # from `find_candidates`
-    each: int = 20,  # comparisons per photo
-    batch: int = 64,  # pairs compared at a time
-    progress: bool = True,  # show a bar
-) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
-    "Compare the candidates, the most promising first; photos that are together already are skipped."
-    groups, tried, sure, likely = Groups(len(compare.names)), np.zeros(len(compare.names), int), [], []
-    pairs = list(zip(candidates.first.tolist(), candidates.second.tolist(), candidates.mirrored.tolist()))
-    def worth_it():
-        for one, two, flip in progress_bar(pairs, note='comparing photos', unit='pair', show=progress):
-            if min(tried[one], tried[two]) >= each or groups.find(one) == groups.find(two): continue
-            tried[[one, two]] += 1
-            yield one, two, flip
-    chosen = worth_it()
-    while some := list(itertools.islice(chosen, batch)):
-        for (one, two, _), found in zip(some, compare(some)):
-            if found is None or found.sureness < 0.5 or groups.find(one) == groups.find(two): continue
-            (sure if found.sureness >= PLAIN else likely).append(Link(one, two, *found))
-            if found.sureness >= PLAIN: groups.join(one, two)
-    return sure, likely
-
-# %% ../../nbs/parts/copies.ipynb #cbee976c
-def find_witness(
-    compare: Comparer,  # of all photos
-    one: list[int],  # members of a group
-    two: list[int],  # members of another
-    least: float = 0.5,  # sureness of a link that counts
-    most: int = 8,  # pairs that are asked
-) -> Link | None: # another link between the groups
-    "Look for a second pair of photos that links two groups."
-    pairs = [(*sorted(pair), flip) for pair in sorted(itertools.product(one[:most], two[:most]), key=sum)[:most] for flip in (False, True)]
-    return next((Link(first, second, *found) for (first, second, _), found in zip(pairs, compare(pairs)) if found is not None and found.sureness >= least), None)
-
-# %% ../../nbs/parts/copies.ipynb #6e956a9c
-def link_photos(
-    compare: Comparer,  # of distinct photos
-    progress: bool = True,  # show a bar
-) -> list[Link]: # enough links to hold every group together
-    "Join by plain links; a likely link between two groups of several photos needs a witness, a plain one where both are larger than two."
-    links, likely = compare_candidates(compare, find_candidates([photo.descriptors for photo in compare.features]), progress=progress)
-    groups = Groups(len(compare.names))
-    for link in links: groups.join(link.first, link.second)
-    for link in sorted(likely, key=lambda link: -link.sureness):
-        one, two = groups.members(link.first), groups.members(link.second)
-        if one == two: continue
-        if len(one) > 1 and len(two) > 1:
-            others = [photo for photo in one if photo != link.first], [photo for photo in two if photo != link.second]
-            witness = find_witness(compare, *others, least=0.5 if min(len(one), len(two)) == 2 else PLAIN)
-            if witness is None: continue
-            links.append(witness)
-        groups.join(link.first, link.second)
-        links.append(link)
-    return links
-
-# %% ../../nbs/parts/copies.ipynb #5cec11b3
-def recall_links(
-    compare: Comparer,  # of distinct photos
-    progress: bool = True,  # show a bar
-) -> list[Link]: # as `link_photos` finds them
-    "The links among these photos, from an earlier search of the very same if there was one."
-    key = hashlib.sha256(' '.join(compare.names).encode()).hexdigest()
-    known = compare.cache.get('links', [key]).get(key)
-    if known:
-        pairs = json.loads(known)
-        return [Link(one, two, *found) for (one, two, _), found in zip(pairs, compare(pairs))]
-    links = link_photos(compare, progress)
-    compare.cache.put('links', {key: json.dumps([(link.first, link.second, link.mirrored) for link in links]).encode()})
-    return links
-
-# %% ../../nbs/parts/copies.ipynb #9582ca1e
+# %% ../../nbs/parts/copies.ipynb #43e28e4d
 def join_groups(
     count: int, # how many photos
     pairs: Sequence[tuple[int, int]], # linked photos by number
 ) -> list[int]: # for each photo the smallest number in its group
     "Connected components of the graph whose edges are `pairs`"
-    if not count: return []
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    first, second = np.array(list(pairs), dtype=int).reshape(-1, 2).T
-    labels = connected_components(coo_array((np.ones(len(first)), (first, second)), shape=(count, count)), directed=False)[1]
-    smallest = {}
-    return [smallest.setdefault(label, number) for number, label in enumerate(labels)]
+    from scipy.cluster.hierarchy import DisjointSet
+    groups, smallest = DisjointSet(range(count)), {}
+    for first, second in pairs: groups.merge(first, second)
+    return [smallest.setdefault(groups[number], number) for number in range(count)]
 
-# %% ../../nbs/parts/copies.ipynb #b7772aeb
-def hash_or_name(
-    path: Path,  # file
-) -> str: # content hash, or the bytes of the name in hexadecimal digits when it can't be read
-    "What tells a file from others."
-    try: return content_hash(path)
-    except (FruitError, OSError): return os.fsencode(path).hex()
+# %% ../../nbs/parts/copies.ipynb #2209c4ad
+@dataclass
+class Link:
+    "Two photos that show the same picture, and the evidence"
+    first: int  # position of the one photo
+    second: int  # position of the other
+    transform: np.ndarray  # 2 x 3: pixels of the second photo to pixels of the first
+    inliers: int  # local features that agree on the transform
+    agreement: float  # correlation of the pixels once aligned, -1 to 1
+    sureness: float  # 0 to 1
+    kind: str = 'picture'  # 'exact' for the same bytes
 
-# %% ../../nbs/parts/copies.ipynb #2a518e7f
+    @property
+    def mirrored(self) -> bool: # whether one is the mirror image of the other
+        "A transform that swaps left and right has a negative determinant"
+        return bool(np.linalg.det(self.transform[:, :2]) < 0)
+
+# %% ../../nbs/parts/copies.ipynb #aac430be
+_plain = 0.9  # sureness from which a link joins at once
+_Pair = tuple[int, int, bool]  # positions of two photos, and whether the second is mirrored
+_Compare = Callable[[Sequence[_Pair]], list[Comparison | None]]
+
+def _compare_candidates(
+    candidates: Sequence[_Candidate],  # the most promising first
+    compare: _Compare,  # compares many pairs at once
+    count: int,  # photos
+    progress: bool,  # show a bar
+) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
+    "Compare candidates, at most 20 a photo, 64 at a time; pairs that are in one group already are skipped"
+    from scipy.cluster.hierarchy import DisjointSet
+    groups, tried, plain, likely = DisjointSet(range(count)), np.zeros(count, int), [], []
+    def worth_it():
+        bar = progress_bar(candidates, note='comparing photos', unit='pair', show=progress)
+        for one, two, flip, _ in bar:
+            if min(tried[one], tried[two]) >= 20 or groups.connected(one, two): continue
+            tried[[one, two]] += 1
+            yield one, two, flip
+    chosen = worth_it()
+    while batch := list(itertools.islice(chosen, 64)):
+        for (one, two, _), found in zip(batch, compare(batch)):
+            if found is None or found.sureness < 0.5 or groups.connected(one, two): continue
+            (plain if found.sureness >= _plain else likely).append(Link(one, two, *found))
+            if found.sureness >= _plain: groups.merge(one, two)
+    return plain, likely
+
+# %% ../../nbs/parts/copies.ipynb #0a22c3ae
+def _confirm(compare: _Compare, one: Sequence[int], two: Sequence[int], least: float = 0.5) -> Link | None:
+    "Another link between two groups, among the eight pairs of their first photos"
+    product = sorted(itertools.product(sorted(one)[:8], sorted(two)[:8]), key=sum)[:8]
+    pairs = [(*sorted(pair), flip) for pair in product for flip in (False, True)]
+    for (first, second, _), found in zip(pairs, compare(pairs)):
+        if found is not None and found.sureness >= least: return Link(first, second, *found)
+
+def _link_photos(descriptors: Sequence[np.ndarray], compare: _Compare, progress: bool) -> list[Link]:
+    "Enough links to hold every group together"
+    from scipy.cluster.hierarchy import DisjointSet
+    count = len(descriptors)
+    links, likely = _compare_candidates(_find_candidates(descriptors), compare, count, progress)
+    groups = DisjointSet(range(count))
+    for link in links: groups.merge(link.first, link.second)
+    for link in sorted(likely, key=lambda link: -link.sureness):
+        if groups.connected(link.first, link.second): continue
+        one, two = groups.subset(link.first), groups.subset(link.second)
+        if len(one) > 1 and len(two) > 1:
+            least = 0.5 if min(len(one), len(two)) == 2 else _plain
+            confirmed = _confirm(compare, one - {link.first}, two - {link.second}, least)
+            if confirmed is None: continue
+            links.append(confirmed)
+        groups.merge(link.first, link.second)
+        links.append(link)
+    return links
+
+# %% ../../nbs/parts/copies.ipynb #ca8a4670
+def _pack_features(features: PhotoFeatures) -> bytes:
+    "Features in NumPy's npz form"
+    stream = io.BytesIO()
+    np.savez(stream, **(vars(features) | {'size': np.array(features.size)}))
+    return stream.getvalue()
+
+def _unpack_features(data: bytes) -> PhotoFeatures:
+    "Features from `_pack_features`"
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        values = {name: arrays[name] for name in arrays.files}
+    return PhotoFeatures(**(values | {'size': tuple(values['size'].tolist())}))
+
+def _pack_comparison(found: Comparison | None) -> bytes:
+    "Nine numbers, or nothing"
+    return b'' if found is None else np.array([*found.transform.flat, *found[1:]], float).tobytes()
+
+def _unpack_comparison(data: bytes) -> Comparison | None:
+    "A comparison from `_pack_comparison`"
+    if not data: return None
+    *transform, inliers, agreement, sureness = np.frombuffer(data).tolist()
+    return Comparison(np.array(transform).reshape(2, 3), int(inliers), agreement, sureness)
+
+# %% ../../nbs/parts/copies.ipynb #04bcda7f
+class SearchCache:
+    "Results of searches by content hash, in one SQLite file, or in memory where that can't be used"
+    recipe = f'7:{_work_side}:{_thumb_side}'  # changes with how results are computed or stored
+    wait = 60  # seconds for another search to finish writing
+
+    def __init__(
+        self,
+        file: Path | str | None = None,  # made when it is missing; by default one in the user's cache folder
+    ):
+        self.file = file or xdg_cache_home()/'fruit_freshness'/'copies.sqlite'
+        try: self._open()
+        except (OSError, sqlite3.Error) as error:
+            warnings.warn(f'{self.file}: cannot be used as a cache ({error}); the search goes on without; '
+                          'name another file, or set XDG_CACHE_HOME')
+            self.file = ':memory:'
+            self._open()
+
+    def _open(self):
+        if self.file != ':memory:': Path(self.file).parent.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(self.file, timeout=self.wait)
+        self.database.execute('pragma journal_mode = delete') # WAL does not work on network file systems
+        self.database.execute('pragma synchronous = off') # no wait for the disk; a kill leaves it whole
+        self.database.execute('create table if not exists results (key text primary key, data blob)')
+
+    def close(self):
+        "Close the file; from here on nothing is known and nothing remembered"
+        if self.database: self.database.close()
+        self.database = None
+
+# %% ../../nbs/parts/copies.ipynb #97c8e516
+def _add_checksum(data: bytes) -> bytes: return zlib.crc32(data).to_bytes(4) + data
+def _is_intact(data: object) -> bool: return isinstance(data, bytes) and data == _add_checksum(data[4:])
+
+@patch
+@contextmanager
+def _guarded(self: SearchCache):
+    "Warn once of a file that fails, and let the search go on without it"
+    try: yield
+    except sqlite3.Error as error:
+        warnings.warn(f'{self.file}: {error}; the search goes on without it, and the next will take as long; '
+                      'make room on the disk, or delete the file if it is damaged')
+        self.close()
+
+# %% ../../nbs/parts/copies.ipynb #baaa3f71
+@patch
+def get(
+    self: SearchCache,
+    kind: str,  # 'features', 'comparison' or 'links'
+    keys: Sequence[str],  # what is asked for
+) -> dict[str, bytes]: # those that are known, by key
+    "Look up many keys at once"
+    found, names = {}, [f'{self.recipe}:{kind}:{key}' for key in keys]
+    with self._guarded():
+        for place in range(0, len(names) if self.database else 0, 500):
+            some = names[place:place + 500]
+            query = f"select key, data from results where key in ({','.join('?'*len(some))})"
+            found.update(self.database.execute(query, some))
+    return {key.rsplit(':', 1)[1]: data[4:] for key, data in found.items() if _is_intact(data)}
+
+@patch
+def put(
+    self: SearchCache,
+    kind: str,  # 'features', 'comparison' or 'links'
+    found: dict[str, bytes],  # by key
+):
+    "Remember many results at once"
+    rows = [(f'{self.recipe}:{kind}:{key}', _add_checksum(data)) for key, data in found.items()]
+    if not self.database or not rows: return
+    with self._guarded(), self.database:
+        self.database.executemany('insert or replace into results values (?, ?)', rows)
+
+# %% ../../nbs/parts/copies.ipynb #d0edbaf2
+_shares = dict(features=.75, comparison=.12, links=.03)  # of the file; the rest is SQLite's own
+
+_size = '''select (page_count - freelist_count)*page_size
+    from pragma_page_count(), pragma_freelist_count(), pragma_page_size()'''
+
+_drop_oldest = '''delete from results where rowid in (select rowid from (
+    select rowid, sum(2*length(key) + length(data)) over (order by rowid desc) as bytes
+    from results where key glob ?) where bytes > ?)'''
+
+@patch
+def trim(
+    self: SearchCache,
+    most: int = 2 << 30,  # bytes in use
+):
+    "When too large, drop what other versions wrote, and the oldest of each kind beyond its share"
+    with self._guarded():
+        if not self.database or self.database.execute(_size).fetchone()[0] <= most: return
+        with self.database:
+            self.database.execute('delete from results where not key glob ?', [f'{self.recipe}:*'])
+            for kind, share in _shares.items():
+                self.database.execute(_drop_oldest, [f'{self.recipe}:{kind}:*', int(share*most)])
+
+# %% ../../nbs/parts/copies.ipynb #e70bda51
+@contextmanager
+def _one_core_each():
+    "Let OpenCV and the linear algebra of NumPy compute on one core, because their callers run on all"
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1, 'blas'): yield
+    finally: cv2.setNumThreads(before)
+
+# %% ../../nbs/parts/copies.ipynb #a82b550a
+def _describe(path: Path) -> PhotoFeatures | str:
+    "Features of a photo, or the reason why it can't be read"
+    try: return describe_photo(path)
+    except FruitError as error: return str(error)
+    except OSError as error: return f'{path}: {error.strerror or error}'
+
+def _gather_features(
+    paths: dict[str, Path],  # content hash -> a file with this content
+    cache: SearchCache,  # what is known already
+    progress: bool,  # show a bar
+) -> dict[str, PhotoFeatures | str]: # by content hash; the reason where a photo can't be read
+    "Features of every photo, computed only where they are not cached"
+    found = {key: _unpack_features(data) for key, data in cache.get('features', paths).items()}
+    missing, pool = [key for key in paths if key not in found], ThreadPoolExecutor(os.cpu_count())
+    try:
+        work = pool.map(_describe, [paths[key] for key in missing])
+        bar = progress_bar(work, total=len(missing), note='describing photos', unit='photo', show=progress)
+        described = zip(missing, bar)
+        while some := dict(itertools.islice(described, 64)):
+            found |= some
+            readable = {key: one for key, one in some.items() if not isinstance(one, str)}
+            cache.put('features', {key: _pack_features(one) for key, one in readable.items()})
+    finally: pool.shutdown(cancel_futures=True)
+    return found
+
+# %% ../../nbs/parts/copies.ipynb #dccadabf
+class _Comparer:
+    "Compares photos on all cores, and no pair twice"
+    def __init__(self, features: dict[str, PhotoFeatures], cache: SearchCache):
+        self.names, self.features, self.cache = list(features), list(features.values()), cache
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def __call__(self, pairs: Sequence[_Pair]) -> list[Comparison | None]:
+        "Compare many pairs"
+        keys = [f'{self.names[one][:24]} {self.names[two][:24]} {flip:d}' for one, two, flip in pairs]
+        known = self.cache.get('comparison', keys)
+        new = {key: pair for key, pair in zip(keys, pairs) if key not in known}
+        def work(pair): return compare_photos(self.features[pair[0]], self.features[pair[1]], pair[2])
+        fresh = {key: _pack_comparison(found) for key, found in zip(new, self.pool.map(work, new.values()))}
+        self.cache.put('comparison', fresh)
+        return [_unpack_comparison((known | fresh)[key]) for key in keys]
+
+def _recall_links(compare: _Comparer, progress: bool) -> list[Link]:
+    "The links among these photos, from an earlier search of the very same if there was one"
+    key = hashlib.sha256(' '.join(compare.names).encode()).hexdigest()
+    if known := compare.cache.get('links', [key]).get(key):
+        pairs = json.loads(known)
+        return [Link(one, two, *found) for (one, two, _), found in zip(pairs, compare(pairs))]
+    links = _link_photos([photo.descriptors for photo in compare.features], compare, progress)
+    pairs = [(link.first, link.second, link.mirrored) for link in links]
+    compare.cache.put('links', {key: json.dumps(pairs).encode()})
+    return links
+
+# %% ../../nbs/parts/copies.ipynb #bc9ae0cd
 @dataclass
 class Copies:
-    "The outcome of the search."
+    "The outcome of the search"
     paths: list[Path]  # the photos
     hashes: list[str]  # content hash of each; its name where it can't be read
-    groups: list[int]  # one number per photo: the position of the first that shows the same picture
+    groups: list[int]  # for each photo the position of the first that shows the same picture
     links: list[Link]  # the evidence
     unreadable: dict[int, str]  # positions of photos that can't be read, and why; each is a group of its own
 
     def __str__(self):
-        alike = sum(link.kind == 'exact' for link in self.links)
-        return f"{len(self.paths)} photos show {len(set(self.groups)) - len(self.unreadable)} pictures ({alike} exact copies, {len(self.links) - alike} links by the picture, {len(self.unreadable)} unreadable)"
+        exact = sum(link.kind == 'exact' for link in self.links)
+        pictures = len(set(self.groups)) - len(self.unreadable)
+        return (f"{len(self.paths)} photos show {pictures} pictures ({exact} exact copies, "
+                f"{len(self.links) - exact} links by the picture, {len(self.unreadable)} unreadable)")
 
-# %% ../../nbs/parts/copies.ipynb #25827d2c
+def _hash_or_name(path: Path) -> str:
+    "Content hash, or the bytes of the name in hexadecimal digits when a file can't be read"
+    try: return content_hash(path)
+    except (FruitError, OSError): return os.fsencode(path).hex()
+
+# %% ../../nbs/parts/copies.ipynb #04cb400a
 def find_copies(
     photos: Sequence[Photo | Path],  # photo files, labelled or not
     *,
-    cache: Path | None = None,  # file in which the findings are remembered by content; one in the user's cache folder by default
+    cache: Path | None = None,  # file for the cache; by default one in the user's cache folder
     progress: bool = True,  # show bars
 ) -> Copies: # groups of photos that show the same picture, with the evidence
-    "Find all photos that show one and the same picture, whatever was done to it."
+    "Find all photos that show the same picture, whatever was done to it"
     paths = [Path(getattr(photo, 'path', photo)) for photo in photos]
-    hashes, same = map_photos(hash_or_name, paths, 'reading photos', progress), defaultdict(list)
+    hashes, same = map_photos(_hash_or_name, paths, 'reading photos', progress), defaultdict(list)
     for position, key in enumerate(hashes): same[key].append(position)
-    memory = open_cache(cache)
-    with one_core_each(), closing(memory):
-        described = gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
-        readable = {key: described[key] for key in sorted(same) if isinstance(described[key], PhotoFeatures)}
-        links, names = recall_links(Comparer(readable, memory), progress), list(readable)
+    memory = SearchCache(cache)
+    with _one_core_each(), closing(memory):
+        described = _gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
+        readable = {key: described[key] for key in sorted(same) if not isinstance(described[key], str)}
+        links, names = _recall_links(_Comparer(readable, memory), progress), list(readable)
         memory.trim()
     for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
-    links += [Link(same[key][0], other, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for key in readable for other in same[key][1:]]
+    twins = [(same[key][0], twin) for key in readable for twin in same[key][1:]]
+    links += [Link(first, twin, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for first, twin in twins]
     reasons = {position: described[key].replace(str(paths[positions[0]]), str(paths[position]), 1)
                for key, positions in same.items() if key not in readable for position in positions}
-    return Copies(paths, hashes, join_groups(len(paths), [(link.first, link.second) for link in links]), links, reasons)
+    groups = join_groups(len(paths), [(link.first, link.second) for link in links])
+    return Copies(paths, hashes, groups, links, reasons)
 
 # %% ../../nbs/parts/copies.ipynb #c22a0bd2
 def lay_over(
     first: Image.Image,  # photo
     second: Image.Image,  # photo of the same picture
     transform: np.ndarray,  # 2 x 3: pixels of the second to pixels of the first
-) -> Image.Image: # the second, moved to where it lies in the first; grey where it has nothing
-    "Move a photo onto another."
-    moved = cv2.warpAffine(np.asarray(second), transform, first.size, flags=cv2.INTER_AREA, borderValue=(128, 128, 128))
+) -> Image.Image: # the second, moved to its place in the first; grey where it has nothing
+    "Move a photo onto another"
+    size, grey = first.size, (128, 128, 128)
+    moved = cv2.warpAffine(np.asarray(second), transform, size, flags=cv2.INTER_AREA, borderValue=grey)
     return Image.fromarray(moved)
 
-# %% ../../nbs/parts/copies.ipynb #21c9a283
 def checker(
     one: Image.Image,  # photo
     two: Image.Image,  # photo of the same size
     tiles: int = 6,  # along the longest side
-) -> Image.Image: # tiles of the one and the other by turns: seams are seen where they differ
-    "Mix two photos as the fields of a chessboard."
+) -> Image.Image: # fields of the one and the other by turns: seams are seen where they differ
+    "Mix two photos as the fields of a chessboard"
     edge = max(one.size)/tiles
     column, row = np.arange(one.width)//edge, np.arange(one.height)//edge
-    return Image.fromarray(np.where(((row[:, None] + column) % 2 == 0)[..., None], np.asarray(one), np.asarray(two)))
+    mask = (row[:, None] + column) % 2 == 0
+    return Image.fromarray(np.where(mask[..., None], np.asarray(one), np.asarray(two)))
 
-# %% ../../nbs/parts/copies.ipynb #b0ab5d28
+# %% ../../nbs/parts/copies.ipynb #21c9a283
 def show_links(
     copies: Copies,  # from `find_copies`
     links: Sequence[Link] | None = None,  # which to show; the least sure by default
     most: int = 6,  # rows
     height: float = 1.3,  # of a row, in inches
-) -> 'matplotlib.figure.Figure': # a row per link: first photo, second photo, second laid on the first, both by turns
-    "Linked photos side by side and aligned, so that a person sees that they show the same picture."
+):  # the matplotlib figure; a row a link: first photo, second photo, second laid on the first, both by turns
+    "Linked photos side by side and aligned, so that a person sees that they show the same picture"
     import matplotlib.pyplot as plt
-    chosen = sorted(copies.links, key=lambda link: link.sureness)[:most] if links is None else list(links)[:most]
-    figure, axes = plt.subplots(max(1, len(chosen)), 4, figsize=(4*height*1.1, max(1, len(chosen))*height), squeeze=False)
-    for row in axes.flat: row.axis('off')
+    chosen = list(links) if links is not None else sorted(copies.links, key=lambda link: link.sureness)
+    rows = max(1, len(chosen[:most]))
+    figure, axes = plt.subplots(rows, 4, figsize=(4*height*1.1, rows*height), squeeze=False)
+    for axis in axes.flat: axis.axis('off')
     for link, row in zip(chosen, axes):
         first, second = load_photo(copies.paths[link.first]), load_photo(copies.paths[link.second])
         moved = lay_over(first, second, link.transform)
         for axis, picture in zip(row, (first, second, moved, checker(first, moved))): axis.imshow(picture)
-        row[2].set_title(f'{"mirrored, " if link.mirrored else ""}{link.inliers} points, sure {link.sureness:.2f}', fontsize=6)
+        how = 'mirrored, ' if link.mirrored else ''
+        row[2].set_title(f'{how}{link.inliers} points, sure {link.sureness:.2f}', fontsize=6)
     figure.tight_layout(pad=0.2)
+    plt.close(figure)
     return figure
