@@ -1,4 +1,4 @@
-"""The house holds: modules import along the arrows below, private names stay in their file, ruff and mypy find nothing."""
+"""Modules import along the arrows below, private names stay in their file, ruff and mypy find nothing."""
 import ast
 import re
 from importlib.util import resolve_name
@@ -6,13 +6,15 @@ from importlib.util import resolve_name
 import pytest
 from conftest import ROOT, run
 
-MODULES = {path.stem: path for path in (ROOT/'fruit_freshness').rglob('*.py') if not path.stem.startswith('_')}
+PACKAGE = ROOT/'fruit_freshness'
+MODULES = {path.stem: path for path in PACKAGE.rglob('*.py') if not path.stem.startswith('_')}
 ARROWS = dict( # a module: what it may import
-    core='', sample='core', data='core sample', copies='core data', split='core data copies', model='core data',
-    evaluate='core data copies split model', train='core sample data copies split model evaluate',
-    explain='core model', fetch='core data', cards='core data', infer='core sample data model fetch explain cards')
-BELOW_INFER = 'infer ' + ARROWS['infer']
-ARROWS |= dict(audit='core data copies split', webcam=BELOW_INFER, export=BELOW_INFER, serve=f'webcam {BELOW_INFER}')
+    core='', labels='core', sample='core', data='core labels sample', copies='core data',
+    split='core data copies', model='core data', evaluate='core data copies split model',
+    train='core sample data copies split model evaluate', explain='core model', fetch='core data',
+    cards='core data', infer='core sample data model fetch explain cards')
+INFER = 'infer ' + ARROWS['infer']
+ARROWS |= dict(audit='core data copies split', webcam=INFER, export=INFER, serve=f'webcam {INFER}')
 
 
 def imports(source: str, package: str) -> set[tuple[str, str]]:
@@ -33,17 +35,18 @@ def of_module(name: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize('name', MODULES)
 def test_arrows(name):
-    "A module imports only what stands below it; so `infer` never waits for `train`, nor `model` for anything but its own"
-    used = {part for module, imported in of_module(name) for part in (module.split('.')[-1], imported)} & set(MODULES)
-    assert used <= set(ARROWS[name].split()), f'{name} may import {ARROWS[name] or "nothing of this project"}'
+    "A module imports only what stands below it: `infer` never waits for `train`, and nothing imports `train`"
+    used = {part for module, imported in of_module(name) for part in (module.split('.')[-1], imported)}
+    assert used & set(MODULES) <= set(ARROWS[name].split()), f'{name} may import {ARROWS[name]!r}'
 
 
 def test_private_names_stay_at_home():
     "No name with a leading underscore crosses a file: not into a module, a test or another notebook"
-    crossing = {(name, imported) for name in MODULES for _, imported in of_module(name) if re.match('_(?!_)', imported)}
+    private = re.compile('_(?!_)')
+    crossing = {(name, used) for name in MODULES for _, used in of_module(name) if private.match(used)}
     pages = [*ROOT.glob('nbs/**/*.ipynb'), *ROOT.glob('nbs/**/*.py'), *ROOT.glob('tests/*.py')]
     line = re.compile(r'from (fruit_freshness[.\w]*) import [^#\n]*?\b(_[a-z]\w*)')
-    crossing |= {(page.name, *found) for page in pages for found in line.findall(page.read_text(encoding='utf-8'))}
+    crossing |= {(page.name, *names) for page in pages for names in line.findall(page.read_text(encoding='utf-8'))}
     assert not crossing
 
 
@@ -54,12 +57,12 @@ def test_ruff():
 
 
 def patched() -> set[tuple[str, str]]:
-    "Class and name of all that fastcore's @patch adds, which a type checker can't see: methods, and attributes that they set"
+    "Class and name of what fastcore's @patch adds, unseen by a type checker: methods, and what they set"
     found = set()
     for path in MODULES.values():
         for function in ast.parse(path.read_text(encoding='utf-8')).body:
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef): continue
-            if not any(re.match(r'patch\b', ast.unparse(decorator)) for decorator in function.decorator_list): continue
+            if not any(re.match(r'patch\b', ast.unparse(by)) for by in function.decorator_list): continue
             first = function.args.args[0]
             stored = {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)
                       and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == first.arg}
@@ -72,6 +75,6 @@ def test_types():
     done = run('mypy')
     unknown = re.compile(r'"(\w+)" has no attribute "(\w+)"')
     known = patched()
-    findings = [line for line in done.stdout.splitlines() if ': error: ' in line]
-    findings = [line for line in findings if not ((names := unknown.search(line)) and names.groups() in known)]
+    errors = [line for line in done.stdout.splitlines() if ': error: ' in line]
+    findings = [line for line in errors if not ((names := unknown.search(line)) and names.groups() in known)]
     assert done.returncode in (0, 1) and not findings, '\n'.join(findings) + done.stderr

@@ -49,6 +49,12 @@ def test_links(page):
             assert (page.parent/link.split('#')[0]).exists(), link
 
 
+def test_home_page_names_every_page():
+    home = (ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8')
+    pages = {page.relative_to(ROOT/'nbs').as_posix() for page in PAGES} - {'index.ipynb'}
+    assert not {page for page in pages if f']({page})' not in home}
+
+
 @pytest.mark.parametrize('name', ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'])
 def test_links_of_pages_at_the_root(name):
     for link in re.findall(r'\]\((?!https?:|#)([^)\s]+)\)', (ROOT/name).read_text(encoding='utf-8')):
