@@ -1,5 +1,7 @@
 """Notebooks, package and README are in step, and every notebook runs."""
+import ast
 import json
+import re
 
 import pytest
 from conftest import ROOT, changes, copy_project, run
@@ -56,6 +58,19 @@ def test_stored_outputs(name):
     printed = [line for output in outputs for line in (*output.get('text', ()), *output.get('data', {}).get('text/plain', ()))]
     text = ''.join(printed)
     assert not [place for place in ('/home/', '/root/', '/tmp/', '/site-packages/') if place in text]
+
+
+@pytest.mark.parametrize('name', ['index.ipynb', *PAGES])
+def test_imports_stand_alone(name):
+    "A cell imports or does something: nbdev_docs runs what imports, and stops where such a cell needs those before it"
+    mixed = []
+    for cell in json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] != 'code' or source.startswith('#| export') or re.search('^ *%|nbdev_export', source, re.M): continue
+        nodes = list(ast.walk(ast.parse(source)))
+        imports = any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
+        if imports and any(isinstance(node, ast.Expr | ast.Assign) for node in nodes): mixed.append(source)
+    assert not mixed
 
 
 @pytest.mark.parametrize('name', PAGES)

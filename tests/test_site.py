@@ -61,7 +61,7 @@ def test_links_of_pages_at_the_root(name):
         assert (ROOT/link.split('#')[0]).exists(), link
 
 
-@pytest.mark.parametrize('path', (ROOT/'.github'/'workflows').glob('*.yaml'), ids=lambda path: path.name)
+@pytest.mark.parametrize('path', sorted((ROOT/'.github').rglob('*.yaml')), ids=lambda path: path.name)
 def test_workflows(path):
     "Workflows may read the repository and no more, and run once for a change: for a branch its pull request, then main"
     workflow = yaml.safe_load(path.read_text())
