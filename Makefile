@@ -1,5 +1,5 @@
 # make run   trains on the embedded sample (or DATA=... BACKBONE=... EPOCHS=... OUT=...), evaluates, and predicts a few photos into a picture
-# make test  exports, cleans and runs every notebook, runs tests/, checks the README, the site and the packages
+# make test  exports, cleans and runs every notebook, runs tests/, ruff and mypy, checks the README, the site and the packages
 PYTHON   ?= python3
 VENV     ?= .venv
 BIN      := $(VENV)/bin

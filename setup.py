@@ -1,6 +1,7 @@
 """Packaging: every fact stands in settings.ini."""
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
@@ -22,7 +23,7 @@ setup(
     license='Apache-2.0',
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['shipped/*', 'apps/*.html']},
+    package_data={cfg['lib_path']: ['shipped/*', '*/*.html', '*/*.css', '*/*.js']},
     install_requires=cfg['requirements'].split(),
     extras_require={**extras, 'dev': [*cfg['dev_requirements'].split(), *sum(extras.values(), [])]},
     entry_points={

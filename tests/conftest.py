@@ -30,7 +30,8 @@ def copy_project(folder: Path) -> Path:
     "A copy of the project to export, clean and build in, committed so that git can tell what changed"
     copy = folder/'fruit_freshness'
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(
-        '.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints'))
+        '.git', '.venv', 'runs', 'build', 'dist', '*.egg-info', '_proc', '_docs', '__pycache__', '.ipynb_checkpoints',
+        '.mypy_cache', '.ruff_cache', '.pytest_cache'))
     for command in (['init', '-q'], ['add', '-A'], ['-c', 'user.name=test', '-c', 'user.email=test@localhost', 'commit', '-qm', 'as it is']):
         subprocess.run(['git', *command], cwd=copy, check=True)
     return copy

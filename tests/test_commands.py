@@ -5,8 +5,8 @@ import shutil
 import pytest
 from conftest import SETTINGS, run
 
-from fruit_freshness.parts.sample import copy_photo, draw_photo
 from fruit_freshness.data import load_photo
+from fruit_freshness.parts.sample import copy_photo, draw_photo
 
 
 @pytest.mark.parametrize('name', sorted(line.split('=')[0] for line in SETTINGS['console_scripts'].split()))

@@ -23,8 +23,10 @@ def built(tmp_path_factory):
 def test_what_is_inside(built):
     sdist, wheel = built
     names = tarfile.open(sdist).getnames()
-    assert any(name.endswith('settings.ini') for name in names) and any(name.endswith('nbs/00_data.ipynb') for name in names)
-    assert {'fruit_freshness/shipped/model.safetensors', 'fruit_freshness/shipped/graph.onnx', 'fruit_freshness/shipped/config.json', 'fruit_freshness/shipped/README.md'} <= set(zipfile.ZipFile(wheel).namelist())
+    for needed in ('settings.ini', 'CHANGELOG.md', 'nbs/00_data.ipynb', 'nbs/parts/core.ipynb', 'tests/test_house.py'):
+        assert any(name.endswith(f'/{needed}') for name in names), needed
+    package = [path for path in (ROOT/'fruit_freshness').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
+    assert {path.relative_to(ROOT).as_posix() for path in package} <= set(zipfile.ZipFile(wheel).namelist())
     assert wheel.stat().st_size < 12_000_000
 
 
@@ -33,13 +35,15 @@ def test_installed_elsewhere(built, tmp_path):
     environment = tmp_path/'env'
     subprocess.run([sys.executable, '-m', 'venv', environment], check=True)
     python = environment/'bin'/'python'
-    site = subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'], check=True, capture_output=True, text=True).stdout.strip()
-    with open(f'{site}/requirements.pth', 'w') as file: file.write(sysconfig.get_path('purelib') + '\n') # gigabytes that need not be installed twice
-    subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', built[1]], check=True)
+    site = run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').stdout.strip()
+    with open(f'{site}/requirements.pth', 'w') as file: # gigabytes that need not be installed twice
+        file.write(sysconfig.get_path('purelib') + '\n')
+    install = [python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', built[1]]
+    subprocess.run(install, check=True)
     alone = dict(cwd=tmp_path, env=dict(PYTHONPATH='')) # not the checkout, where somebody's path leads to it
     where = run(python, '-c', 'import fruit_freshness; print(fruit_freshness.__file__)', **alone)
     assert where.stdout.startswith(str(environment)), where.stdout + where.stderr
-    draw = "from fruit_freshness.data import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
+    draw = "from fruit_freshness.parts.sample import draw_photo; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg')"
     assert run(python, '-c', draw, **alone).returncode == 0
     done = run(environment/'bin'/'fruit_predict', 'banana.jpg', 'gone.jpg', **alone)
     answer, missing = map(json.loads, done.stdout.splitlines())
@@ -48,14 +52,17 @@ def test_installed_elsewhere(built, tmp_path):
 
 def test_import_does_no_heavy_work():
     "Looking for photos waits neither for torch nor for the network"
-    code = "import sys, fruit_freshness.data; print(sorted({'torch', 'torchvision', 'matplotlib', 'kagglehub', 'requests'} & set(sys.modules)))"
+    heavy = {'torch', 'torchvision', 'matplotlib', 'kagglehub', 'requests'}
+    code = f'import sys, fruit_freshness.data; print(sorted({heavy} & set(sys.modules)))'
     assert run(sys.executable, '-c', code).stdout.strip() == '[]'
 
 
 def test_predict_does_without_torch(tmp_path):
     "The shipped network's graph fits its weights, and to answer with it, nobody waits for torch"
-    code = ("import sys; from fruit_freshness.data import draw_photo; from fruit_freshness.infer import fruit_predict; draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg'); "
-            "fruit_predict(['banana.jpg', 'gone.jpg']); print(sorted({'torch', 'torchvision', 'timm', 'matplotlib', 'requests'} & set(sys.modules)))")
+    heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'requests'}
+    code = ('import sys; from fruit_freshness.parts.sample import draw_photo; from fruit_freshness.infer import fruit_predict; '
+            "draw_photo('Banana', 'Fresh', 4).image.save('banana.jpg'); fruit_predict(['banana.jpg', 'gone.jpg']); "
+            f'print(sorted({heavy} & set(sys.modules)))')
     done = run(sys.executable, '-c', code, cwd=tmp_path)
     answer, missing, loaded = done.stdout.splitlines()
     assert json.loads(answer)['error'] is None and 'no such file' in json.loads(missing)['error'] and loaded == '[]', done.stderr
@@ -75,7 +82,8 @@ def test_continuous_integration(tmp_path, has_all):
     for name in ('bash', 'dirname', 'env', 'ln'): (bin/name).symlink_to(shutil.which(name))
     def fake(name, script): (bin/name).write_text(script); (bin/name).chmod(0o755)
     fake('id', '#!/bin/sh\necho 0\n') # root needs no sudo
-    fake('python3', '#!/bin/sh\ncase "$*" in *ensurepip*) exit %d;; esac\n' % (not has_all)) # as on Debian without python3-venv: `-m venv --help` succeeds
+    # as on Debian without python3-venv: `-m venv --help` succeeds
+    fake('python3', '#!/bin/sh\ncase "$*" in *ensurepip*) exit %d;; esac\n' % (not has_all))
     fake('apt-get', APT.format(log=log, bin=bin, true=shutil.which('true')))
     if has_all:
         for name in ('git', 'make', 'chromium'): fake(name, '#!/bin/sh\n')
@@ -83,4 +91,6 @@ def test_continuous_integration(tmp_path, has_all):
     assert done.returncode == 0, done.stderr
     lines = log.read_text().splitlines() if log.exists() else []
     if has_all: assert lines == []
-    else: assert lines[0].startswith('update') and {'git', 'make', 'chromium', 'python3-venv'} <= set(lines[1].split()) and len(lines) == 2
+    else:
+        update, install = lines
+        assert update.startswith('update') and {'git', 'make', 'chromium', 'python3-venv'} <= set(install.split())

@@ -49,6 +49,28 @@ def test_links(page):
             assert (page.parent/link.split('#')[0]).exists(), link
 
 
-def test_workflows_and_readme_links():
-    for workflow in (ROOT/'.github'/'workflows').glob('*.yaml'): assert yaml.safe_load(workflow.read_text())['jobs'], workflow
-    for link in re.findall(r'\]\((?!https?:|#)([^)\s]+)\)', (ROOT/'README.md').read_text(encoding='utf-8')): assert (ROOT/link.split('#')[0]).exists(), link
+def test_home_page_names_every_page():
+    home = (ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8')
+    pages = {page.relative_to(ROOT/'nbs').as_posix() for page in PAGES} - {'index.ipynb'}
+    assert not {page for page in pages if f']({page})' not in home}
+
+
+@pytest.mark.parametrize('name', ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md'])
+def test_links_of_pages_at_the_root(name):
+    for link in re.findall(r'\]\((?!https?:|#)([^)\s]+)\)', (ROOT/name).read_text(encoding='utf-8')):
+        assert (ROOT/link.split('#')[0]).exists(), link
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'.github').rglob('*.yaml')), ids=lambda path: path.name)
+def test_workflows(path):
+    "Workflows may read the repository and no more, and run once for a change: for a branch its pull request, then main"
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow['permissions'] == {'contents': 'read'} and workflow['concurrency'] and workflow['jobs']
+    assert workflow[True]['push'] == {'branches': ['main']} # YAML reads `on` as true
+
+
+def test_version():
+    "The version of the package is the latest in the changelog and the one that is cited"
+    changelog = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    assert re.search(r'^## (\S+)', changelog, re.MULTILINE)[1] == SETTINGS['version']
+    assert str(yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))['version']) == SETTINGS['version']

@@ -1,0 +1,80 @@
+"""Modules import along the arrows below, private names stay in their file, ruff and mypy find nothing."""
+import ast
+import re
+from importlib.util import resolve_name
+
+import pytest
+from conftest import ROOT, run
+
+PACKAGE = ROOT/'fruit_freshness'
+MODULES = {path.stem: path for path in PACKAGE.rglob('*.py') if not path.stem.startswith('_')}
+ARROWS = dict( # a module: what it may import
+    core='', labels='core', sample='core', data='core labels sample', copies='core data',
+    split='core data copies', model='core data', evaluate='core data copies split model',
+    train='core sample data copies split model evaluate', explain='core model', fetch='core data',
+    cards='core data', infer='core sample data model fetch explain cards')
+INFER = 'infer ' + ARROWS['infer']
+ARROWS |= dict(audit='core data copies split', webcam=INFER, export=INFER, serve=f'webcam {INFER}')
+
+
+def imports(source: str, package: str) -> set[tuple[str, str]]:
+    "The module and the name of every import of this project, wherever in the file it stands"
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import): found |= {(alias.name, '') for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            module = resolve_name('.' * node.level + (node.module or ''), package)
+            found |= {(module, alias.name) for alias in node.names}
+    return {(module, name) for module, name in found if module.startswith('fruit_freshness')}
+
+
+def of_module(name: str) -> set[tuple[str, str]]:
+    path = MODULES[name]
+    return imports(path.read_text(encoding='utf-8'), '.'.join(path.relative_to(ROOT).parent.parts))
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_arrows(name):
+    "A module imports only what stands below it: `infer` never waits for `train`, and nothing imports `train`"
+    used = {part for module, imported in of_module(name) for part in (module.split('.')[-1], imported)}
+    assert used & set(MODULES) <= set(ARROWS[name].split()), f'{name} may import {ARROWS[name]!r}'
+
+
+def test_private_names_stay_at_home():
+    "No name with a leading underscore crosses a file: not into a module, a test or another notebook"
+    private = re.compile('_(?!_)')
+    crossing = {(name, used) for name in MODULES for _, used in of_module(name) if private.match(used)}
+    pages = [*ROOT.glob('nbs/**/*.ipynb'), *ROOT.glob('nbs/**/*.py'), *ROOT.glob('tests/*.py')]
+    line = re.compile(r'from (fruit_freshness[.\w]*) import [^#\n]*?\b(_[a-z]\w*)')
+    crossing |= {(page.name, *names) for page in pages for names in line.findall(page.read_text(encoding='utf-8'))}
+    assert not crossing
+
+
+def test_ruff():
+    "No unused import, no undefined name, no line of the package that needs scrolling"
+    done = run('ruff', 'check', '--output-format', 'concise')
+    assert done.returncode == 0, done.stdout
+
+
+def patched() -> set[tuple[str, str]]:
+    "Class and name of what fastcore's @patch adds, unseen by a type checker: methods, and what they set"
+    found = set()
+    for path in MODULES.values():
+        for function in ast.parse(path.read_text(encoding='utf-8')).body:
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef): continue
+            if not any(re.match(r'patch\b', ast.unparse(by)) for by in function.decorator_list): continue
+            first = function.args.args[0]
+            stored = {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)
+                      and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == first.arg}
+            found |= {(ast.unparse(first.annotation), name) for name in {function.name, *stored}}
+    return found
+
+
+def test_types():
+    "mypy agrees with the types that the package states"
+    done = run('mypy')
+    unknown = re.compile(r'"(\w+)" has no attribute "(\w+)"')
+    known = patched()
+    errors = [line for line in done.stdout.splitlines() if ': error: ' in line]
+    findings = [line for line in errors if not ((names := unknown.search(line)) and names.groups() in known)]
+    assert done.returncode in (0, 1) and not findings, '\n'.join(findings) + done.stderr
