@@ -98,12 +98,12 @@ def make_loader(
 
 # %% ../../nbs/parts/evaluate.ipynb #0627dbd4
 @torch.inference_mode()
-def _in_batches(net, photos: Sequence[Photo], compute: Callable, note: str, store, progress: bool) -> list:
-    "What `compute` makes of photos without augmentation, a batch each; the network is evaluated and put back"
+def _in_batches(net: FruitNet, photos: Sequence[Photo], compute: Callable, note: str, store, show: bool) -> list:
+    "What `compute` makes of photos, a batch each; the network is evaluated and put back"
     device, was_training = next(net.parameters()).device, net.training
     fruits = {photo.fruit for photo in photos} # labels play no part
     dataset = PhotoDataset(photos, fruits, valid_transforms(net.config.normalisation), store)
-    bar = progress_bar(make_loader(dataset, 64), note=note, unit='batch', leave=False, show=progress)
+    bar = progress_bar(make_loader(dataset, 64), note=note, unit='batch', leave=False, show=show)
     net.eval()
     try: return [compute(images.to(device)) for images, *_ in bar]
     finally: net.train(was_training)
@@ -140,7 +140,7 @@ def _interval(
     groups: np.ndarray, # `(N,)` source group of each photo
     columns: np.ndarray, # `(N, columns)` what each photo adds to the sums
     added: np.ndarray, # `(ways, columns)` what one more photo might add
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and of weighted counts of photos
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and weighted counts of photos
     draws: int=2000, # random weightings
 ) -> tuple[float, float]: # 95 % interval
     "Interval of a statistic over pictures; the added one lies wherever it moves a bound most"
@@ -148,7 +148,7 @@ def _interval(
     sums = np.zeros((len(sizes), columns.shape[1]))
     np.add.at(sums, pictures, columns)
     weights = np.random.default_rng(0).dirichlet(np.ones(len(sizes) + 1), size=draws)
-    extra = weights[:, -1] * (sizes @ sizes / sizes.sum()) # as many photos as the picture of a photo has, on average
+    extra = weights[:, -1] * (sizes @ sizes / sizes.sum()) # of the size of a photo's picture, on average
     sums, counts = weights[:, :-1] @ sums, weights[:, :-1] @ sizes + extra
     bounds = [np.quantile(statistic(sums + np.outer(extra, photo), counts), [.025, .975]) for photo in added]
     return float(np.min(bounds, axis=0)[0]), float(np.max(bounds, axis=0)[1])
@@ -172,28 +172,29 @@ def _macro_f1_interval(predicted: np.ndarray, truth: np.ndarray, groups: np.ndar
         return np.hstack([each[answers] * each[labels], each[answers] + each[labels]])
     def macro_f1(sums, photos): return (2 * sums[:, :len(seen)] / sums[:, len(seen):]).mean(1)
     columns = hits_and_votes(np.searchsorted(seen, predicted), np.searchsorted(seen, truth))
-    return _interval(groups, columns, hits_and_votes(np.repeat(classes, len(seen)), np.tile(classes, len(seen))), macro_f1)
+    added = hits_and_votes(np.repeat(classes, len(seen)), np.tile(classes, len(seen)))
+    return _interval(groups, columns, added, macro_f1)
 
 # %% ../../nbs/parts/evaluate.ipynb #eecdec25
-def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
-    "Which of `bins` equal parts of 0..1 each confidence lies in"
-    return np.minimum((confidence * bins).astype(int), bins - 1)
+_BINS = 15 # of equal width, as in most publications
+
+def _bin(confidence: np.ndarray) -> np.ndarray: # the number of each confidence's bin
+    return np.minimum((confidence * _BINS).astype(int), _BINS - 1)
 
 def ece(
     confidence: np.ndarray, # `(N,)` in 0..1
     right: np.ndarray, # `(N,) bool`
-    bins: int=15, # of equal width
 ) -> float: # in 0..1
-    "Expected calibration error (ECE)"
-    gaps = np.abs(np.bincount(_bin(confidence, bins), weights=confidence - right, minlength=bins))
-    return float(gaps.sum() / max(len(confidence), 1))
+    "Expected calibration error (ECE), over 15 bins"
+    gaps = np.bincount(_bin(confidence), weights=confidence - right)
+    return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
 def _ece_interval(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     "95 % interval of the ECE, over pictures; `(N,)` each"
-    bins, middles = np.eye(15), (np.arange(15) + .5) / 15
+    bins, middles = np.eye(_BINS), (np.arange(_BINS) + .5) / _BINS
     added = np.vstack([bins * middles, bins * (middles - 1)]) # wrong, right
     def mean_gap(sums, photos): return np.abs(sums).sum(1) / photos
-    return _interval(groups, bins[_bin(confidence, 15)] * (confidence - right)[:, None], added, mean_gap)
+    return _interval(groups, bins[_bin(confidence)] * (confidence - right)[:, None], added, mean_gap)
 
 # %% ../../nbs/parts/evaluate.ipynb #59f905cb
 def _rounded(values) -> float | list[float]: return np.round(values, 4).tolist() # for JSON
@@ -220,14 +221,6 @@ def coverage_risk(
                 area=round(float(risk.mean()), 6))
 
 # %% ../../nbs/parts/evaluate.ipynb #dd5a5096
-def _class_rows(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict:
-    "Precision, recall, F1 and photos of each class that occurs, by name"
-    from sklearn.metrics import precision_recall_fscore_support
-    seen = np.union1d(truth, predicted)
-    rows = zip(seen, *precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
-    return {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f), photos=int(n))
-            for label, p, r, f, n in rows}
-
 def _task_metrics(
     probs: np.ndarray, # `(N, classes)`
     truth: np.ndarray, # `(N,)` class indices
@@ -235,16 +228,20 @@ def _task_metrics(
     names: Sequence[str], # of the classes
 ) -> dict | None: # None where there is nothing to score
     "Accuracy, macro-F1 and ECE with intervals, proper scores, confusion matrix and a row a class"
-    from sklearn.metrics import confusion_matrix
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     if not len(truth): return None
     predicted, confidence = probs.argmax(1), probs.max(1)
-    right, classes = predicted == truth, _class_rows(predicted, truth, names)
+    right, seen = predicted == truth, np.union1d(truth, predicted)
+    scores = np.transpose(precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
+    classes = {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f1), photos=int(photos))
+               for label, (p, r, f1, photos) in zip(seen, scores)}
     return dict(accuracy=_rounded(right.mean()), accuracy_ci95=_rounded(accuracy_interval(right, groups)),
-                macro_f1=_rounded(np.mean([row['f1'] for row in classes.values()])),
+                macro_f1=_rounded(scores[:, 2].mean()),
                 macro_f1_ci95=_rounded(_macro_f1_interval(predicted, truth, groups)),
-                ece=_rounded(ece(confidence, right)), ece_ci95=_rounded(_ece_interval(confidence, right, groups)),
-                **_probability_scores(probs, truth), labels=list(names),
-                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
+                ece=_rounded(ece(confidence, right)),
+                ece_ci95=_rounded(_ece_interval(confidence, right, groups)),
+                **_probability_scores(probs, truth), labels=list(names), classes=classes,
+                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist())
 
 # %% ../../nbs/parts/evaluate.ipynb #0f6fdec9
 def evaluate(
@@ -252,7 +249,7 @@ def evaluate(
 ) -> dict: # n, pictures, of_unknown_fruits, fruit, freshness, both, coverage_risk, novelty
     "All metrics of a network, from its answers"
     from sklearn.metrics import roc_auc_score
-    fruit, freshness, photos, groups = scored.fruit_truth, scored.freshness_truth, len(scored.photos), scored.groups
+    fruit, freshness, groups, photos = scored.fruit_truth, scored.freshness_truth, scored.groups, len(scored.photos)
     known, pairs = fruit >= 0, [f'{name}, {state}' for name in scored.fruits for state in FRESHNESS]
     joint = (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(photos, -1)
     auroc = _rounded(roc_auc_score(~known, scored.novelty)) if 0 < known.sum() < photos else None
@@ -272,13 +269,14 @@ def show_confusion(
     from sklearn.metrics import ConfusionMatrixDisplay
     tasks = {task: metrics[task] for task in ('fruit', 'freshness', 'both') if metrics[task]}
     widths = [max(3.6, .55 * len(task['labels'])) for task in tasks.values()]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), layout='constrained', squeeze=False,
-                                width_ratios=widths)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), width_ratios=widths,
+                                layout='constrained', squeeze=False)
     for axis, (name, task) in zip(axes[0], tasks.items()):
         counts = np.array(task['confusion'])
-        shares = ConfusionMatrixDisplay(counts / counts.sum(1, keepdims=True).clip(1), display_labels=task['labels'])
-        shares.plot(ax=axis, cmap='Greens', colorbar=False, im_kw=dict(vmin=0, vmax=1))
-        for text, count in zip(shares.text_.flat, counts.flat): text.set_text(count)
+        shares = counts / counts.sum(1, keepdims=True).clip(1)
+        shown = ConfusionMatrixDisplay(shares, display_labels=task['labels'])
+        shown.plot(ax=axis, cmap='Greens', colorbar=False, im_kw=dict(vmin=0, vmax=1))
+        for text, count in zip(shown.text_.flat, counts.flat): text.set_text(count)
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
         title = '{}: {:.1%} right ({:.1%} to {:.1%})'.format(name, task['accuracy'], *task['accuracy_ci95'])
         axis.set(xlabel='answer', ylabel='truth', title=title)
@@ -365,7 +363,7 @@ def fit_temperature(
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
 # %% ../../nbs/parts/evaluate.ipynb #c39e56db
-def _picture_quantile(values: np.ndarray, groups: np.ndarray, shares: float | np.ndarray) -> float | np.ndarray:
+def _picture_quantile(values: np.ndarray, groups: np.ndarray, shares: float | np.ndarray) -> np.ndarray:
     "For each share of the pictures the smallest of `values` that so many don't exceed"
     order = np.argsort(values, kind='stable')
     reached = np.cumsum(_picture_weights(groups)[order])
@@ -378,22 +376,19 @@ _CERTAINTY = .95 # confidence of a stated risk, as of the intervals
 _WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
 _SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
 
-def _risk_bound(wrong: np.ndarray | float, answered: np.ndarray | float) -> np.ndarray | float:
-    "The largest risk under which so few wrong among the answered pictures are that rare, for one of the thresholds"
-    from scipy.stats import beta
-    doubt = (1 - _CERTAINTY) / len(_WITHHELD)
-    return np.where(wrong < answered, beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)), 1.)
-
 def confidence_for_risk(
     confidence: np.ndarray, # `(N,)` joint confidences
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)` source group of each photo
-) -> tuple[float, float]: # answers below the first are withheld; at most the second share of the others is wrong
-    "The lowest threshold that keeps the risk at 1 %; where none provably does, one that comes near; and its bound"
+) -> tuple[float, float]: # withhold answers below this confidence: at most this share of the others is wrong
+    "The lowest threshold that provably keeps the risk at 1 %, or one that comes near; and its bound"
+    from scipy.stats import beta
     thresholds = _picture_quantile(confidence, groups, _WITHHELD)
     given = (confidence >= thresholds[:, None]) * _picture_weights(groups)
     wrong, answered = given @ ~right, given.sum(1)
-    bounds, seen = _risk_bound(wrong, answered), wrong / answered
+    doubt = (1 - _CERTAINTY) / len(_WITHHELD) # that a bound does not hold; below, `wrong` may be a fraction
+    bounds = beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)) # Clopper and Pearson 1934
+    bounds, seen = np.where(wrong < answered, bounds, 1.), wrong / answered
     allowed = np.where(seen <= max(_WISHED_RISK, seen.min()), bounds, 2) # never where more errors were seen
     limit = _WISHED_RISK if allowed.min() <= _WISHED_RISK else _SLACK * allowed.min()
     best = (allowed <= limit).argmax()
@@ -489,11 +484,11 @@ def report(
 
 # %% ../../nbs/parts/evaluate.ipynb #e74c6364
 def _plot_reliability(axis, confidence: np.ndarray, right: np.ndarray, color: str, name: str) -> None:
-    "One series: a dot for each tenth of 0..1"
-    place = _bin(confidence, 10)
-    counts = np.bincount(place, minlength=10)
+    "One series: a dot for each bin that has photos"
+    place = _bin(confidence)
+    counts = np.bincount(place)
     full = counts > 0
-    def means(values): return np.bincount(place, weights=values, minlength=10)[full] / counts[full]
+    def means(values): return np.bincount(place, weights=values)[full] / counts[full]
     places = means(confidence), means(right)
     axis.plot(*places, linewidth=.8, color=color)
     axis.scatter(*places, s=10 + 200 * counts[full] / counts.sum(), alpha=.7, color=color,
@@ -524,11 +519,11 @@ def show_reliability(
 # %% ../../nbs/parts/evaluate.ipynb #47ec4b69
 def show_coverage_risk(
     scored: Scored, # photos, labels and answers
-    answers: dict | None=None, # `metrics['answers']`, marked by a dot
+    answers: dict, # of them, `metrics['answers']`; marked by a dot
 ):  # the matplotlib figure
     "The share of errors among the answers that are given, for any share of photos that get one"
     import matplotlib.pyplot as plt
-    risk, answers = _risk_curve(scored.confidence, scored.right), answers or dict(risk=None, stated_risk=None)
+    risk = _risk_curve(scored.confidence, scored.right)
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout='constrained')
     axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color='#c8553d')
     if answers['risk'] is not None:
@@ -567,22 +562,21 @@ def save_figures(
 # %% ../../nbs/parts/evaluate.ipynb #6db550a3
 def _task_lines(name: str, task: dict) -> list[str]:
     "One task's metrics, and below them each class's"
-    metrics = ''.join('{:>9.3f}   {:<16}'.format(task[metric], '{:.3f} to {:.3f}'.format(*task[f'{metric}_ci95']))
-                      for metric in ('accuracy', 'macro_f1', 'ece'))
-    photos = np.sum(task['confusion'])
-    lines = [f"{name:<12}{metrics}{task['ece_before']:>7.3f}{task['nll']:>8.3f}{task['brier']:>8.3f}{photos:>8}"]
+    line = f'{name:<12}'
+    for metric in ('accuracy', 'macro_f1', 'ece'):
+        line += '{:>9.3f}   {:<16}'.format(task[metric], '{:.3f} to {:.3f}'.format(*task[f'{metric}_ci95']))
+    line += '{ece_before:>7.3f}{nll:>8.3f}{brier:>8.3f}'.format(**task) + f"{np.sum(task['confusion']):>8}"
     row = '  {:<18} precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}, {photos} photos'
-    return lines + [row.format(label, **scores) for label, scores in task['classes'].items()]
+    return [line, *(row.format(label, **scores) for label, scores in task['classes'].items())]
 
 def _risk_line(answers: dict) -> str:
     "What withholding answers gains, and what is stated of it"
     if answers['risk'] is None: return 'no photo gets an answer: none is sure enough'
-    low, high = answers['risk_ci95']
-    line = (f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong "
-            f"({low:.1%} to {high:.1%})")
+    line = 'answers {coverage:.1%} of the photos; of these answers {risk:.1%} are wrong'.format(**answers)
+    line += ' ({:.1%} to {:.1%})'.format(*answers['risk_ci95'])
     if answers['stated_risk'] is None: return line
-    return line + (f"; stated for pictures like those of validation: at most {answers['stated_risk']:.1%}, "
-                   f"with {answers['certainty']:.0%} confidence")
+    return line + ('; stated for pictures like those of validation: at most {stated_risk:.1%}, '
+                   'with {certainty:.0%} confidence').format(**answers)
 
 def metrics_table(
     metrics: dict, # as `report` returns them
