@@ -92,16 +92,16 @@ def make_loader(
 ) -> DataLoader: # batches of images, fruit indices and freshness indices
     "Batches of a data set; in training no batch of a single photo, on which BatchNorm would fail"
     single_left = sampler is not None and len(dataset) % batch == 1
-    return DataLoader(dataset, batch, sampler=sampler, num_workers=_worker_count(len(dataset)),
-                      worker_init_fn=_ignore_ctrl_c, pin_memory=torch.cuda.is_available(),
-                      drop_last=single_left, generator=torch.Generator())
+    return DataLoader(dataset, batch, sampler=sampler, # type: ignore[arg-type] # map-style is enough
+                      num_workers=_worker_count(len(dataset)), worker_init_fn=_ignore_ctrl_c,
+                      pin_memory=torch.cuda.is_available(), drop_last=single_left, generator=torch.Generator())
 
 # %% ../../nbs/parts/evaluate.ipynb #0627dbd4
 @torch.inference_mode()
-def _in_batches(net: FruitNet, photos: Sequence[Photo], compute: Callable, note: str, store, show: bool) -> list:
+def _in_batches(net: FruitNet, photos: Sequence[Photo], compute: Callable, note: str, store, show) -> list:
     "What `compute` makes of photos, a batch each; the network is evaluated and put back"
     device, was_training = next(net.parameters()).device, net.training
-    fruits = {photo.fruit for photo in photos} # labels play no part
+    fruits = sorted({photo.fruit for photo in photos}) # labels play no part
     dataset = PhotoDataset(photos, fruits, valid_transforms(net.config.normalisation), store)
     bar = progress_bar(make_loader(dataset, 64), note=note, unit='batch', leave=False, show=show)
     net.eval()
@@ -140,7 +140,7 @@ def _interval(
     groups: np.ndarray, # `(N,)` source group of each photo
     columns: np.ndarray, # `(N, columns)` what each photo adds to the sums
     added: np.ndarray, # `(ways, columns)` what one more photo might add
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and weighted counts of photos
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and counts of photos
     draws: int=2000, # random weightings
 ) -> tuple[float, float]: # 95 % interval
     "Interval of a statistic over pictures; the added one lies wherever it moves a bound most"
@@ -226,15 +226,15 @@ def _task_metrics(
     truth: np.ndarray, # `(N,)` class indices
     groups: np.ndarray, # `(N,)` source group of each photo
     names: Sequence[str], # of the classes
-) -> dict | None: # None where there is nothing to score
+) -> dict | None: # None without photos
     "Accuracy, macro-F1 and ECE with intervals, proper scores, confusion matrix and a row a class"
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     if not len(truth): return None
     predicted, confidence = probs.argmax(1), probs.max(1)
     right, seen = predicted == truth, np.union1d(truth, predicted)
     scores = np.transpose(precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
-    classes = {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f1), photos=int(photos))
-               for label, (p, r, f1, photos) in zip(seen, scores)}
+    classes = {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f1), photos=int(n))
+               for label, (p, r, f1, n) in zip(seen, scores)}
     return dict(accuracy=_rounded(right.mean()), accuracy_ci95=_rounded(accuracy_interval(right, groups)),
                 macro_f1=_rounded(scores[:, 2].mean()),
                 macro_f1_ci95=_rounded(_macro_f1_interval(predicted, truth, groups)),
@@ -249,7 +249,8 @@ def evaluate(
 ) -> dict: # n, pictures, of_unknown_fruits, fruit, freshness, both, coverage_risk, novelty
     "All metrics of a network, from its answers"
     from sklearn.metrics import roc_auc_score
-    fruit, freshness, groups, photos = scored.fruit_truth, scored.freshness_truth, scored.groups, len(scored.photos)
+    fruit, freshness, groups = scored.fruit_truth, scored.freshness_truth, scored.groups
+    photos = len(groups)
     known, pairs = fruit >= 0, [f'{name}, {state}' for name in scored.fruits for state in FRESHNESS]
     joint = (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(photos, -1)
     auroc = _rounded(roc_auc_score(~known, scored.novelty)) if 0 < known.sum() < photos else None
@@ -345,7 +346,6 @@ def _at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
     tiny = np.finfo(float).tiny # of which a logarithm can be taken
     return softmax(np.log(np.maximum(probs.astype(float), tiny)) / temperature, axis=1).clip(tiny)
 
-# %% ../../nbs/parts/evaluate.ipynb #a93f7453
 def fit_temperature(
     probs: np.ndarray, # `(N, classes)` at temperature 1
     truth: np.ndarray, # `(N,)` class indices

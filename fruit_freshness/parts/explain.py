@@ -50,7 +50,7 @@ def _feature_maps(
     finally:
         for hook in hooks: hook.remove()
     if len(maps) < 2:
-        raise ModelError(f"{net.config.backbone}: has no feature maps to show where it looked; use a convolutional backbone")
+        raise ModelError(f"{net.config.backbone}: has no feature maps; use a convolutional backbone")
     return logits, list(maps.values())[-2:]
 
 # %% ../../nbs/parts/explain.ipynb #3e0b75eb
@@ -78,12 +78,11 @@ def heat_maps(
 ) -> tuple[np.ndarray, np.ndarray]: # for fruit and freshness, `(N, side, side) float32`, 0..1
     "Which places of the photos speak for each head's answers: Grad-CAM at two resolutions"
     logits, (fine, coarse) = _feature_maps(net, images)
-    heats = []
-    for head, answers in zip((logits.fruit, logits.freshness), said):
+    def heat(head, answers):
         odds = _log_odds(head, answers)
         both = _scaled(_grad_cam(odds, coarse), fine.shape[2]) * _grad_cam(odds, fine)
-        heats.append(_scaled(_to_one(both), side).cpu().numpy())
-    return tuple(heats)
+        return _scaled(_to_one(both), side).cpu().numpy()
+    return heat(logits.fruit, said[0]), heat(logits.freshness, said[1])
 
 # %% ../../nbs/parts/explain.ipynb #6754620e
 def overlay_heat(
