@@ -92,9 +92,10 @@ def make_loader(
 ) -> DataLoader: # batches of images, fruit indices and freshness indices
     "Batches of a data set; in training no batch of a single photo, on which BatchNorm would fail"
     single_left = sampler is not None and len(dataset) % batch == 1
-    return DataLoader(dataset, batch, sampler=sampler, # type: ignore[arg-type] # map-style is enough
+    return DataLoader(dataset, batch, sampler=sampler, # type: ignore[arg-type]
                       num_workers=_worker_count(len(dataset)), worker_init_fn=_ignore_ctrl_c,
-                      pin_memory=torch.cuda.is_available(), drop_last=single_left, generator=torch.Generator())
+                      pin_memory=torch.cuda.is_available(), drop_last=single_left,
+                      generator=torch.Generator())
 
 # %% ../../nbs/parts/evaluate.ipynb #0627dbd4
 @torch.inference_mode()
@@ -123,6 +124,7 @@ def score_photos(
     groups = np.asarray(groups if groups is not None else range(len(photos)))
     return Scored(list(photos), groups, fruit, freshness, novelty, list(net.config.fruits))
 
+# %% ../../nbs/parts/evaluate.ipynb #ea1ec4f0
 def backbone_features(
     net: FruitNet, # in any mode; it is evaluated and put back
     photos: Sequence[Photo], # readable photos
@@ -404,6 +406,7 @@ class Calibration:
     confidence_threshold: float=0. # answers of lower joint confidence are withheld
     stated_risk: float=1. # at most this share of the given answers is wrong
 
+# %% ../../nbs/parts/evaluate.ipynb #a040e401
 @patch
 def calibrated(self: Scored, # at temperature 1
     config, # `Calibration`, or a network's config
@@ -420,7 +423,7 @@ def given(self: Scored, # calibrated
     limit = np.inf if config.novelty_threshold is None else config.novelty_threshold
     return (self.confidence >= config.confidence_threshold) & (self.novelty <= limit)
 
-# %% ../../nbs/parts/evaluate.ipynb #a040e401
+# %% ../../nbs/parts/evaluate.ipynb #24140028
 def fit_calibration(
     raw: Scored, # validation photos, answers at temperature 1
 ) -> Calibration: # for photos of their kind
@@ -433,6 +436,7 @@ def fit_calibration(
     threshold, stated_risk = confidence_for_risk(near.confidence, near.right, near.groups)
     return replace(fitted, confidence_threshold=threshold, stated_risk=stated_risk)
 
+# %% ../../nbs/parts/evaluate.ipynb #77cf4e14
 def calibrate(
     net: FruitNet, # its config and its novelty are filled in; evaluated from now on
     split: Split, # the one it was trained with
@@ -551,6 +555,7 @@ def evaluation_figures(
                 coverage_risk=show_coverage_risk(scored, metrics['answers']),
                 mistakes=show_mistakes(scored), suspects=show_suspects(scored))
 
+# %% ../../nbs/parts/evaluate.ipynb #6db550a3
 def save_figures(
     folder: Path, # where they go
     **figures, # name -> matplotlib figure
@@ -559,7 +564,7 @@ def save_figures(
     for name, figure in figures.items():
         with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
-# %% ../../nbs/parts/evaluate.ipynb #6db550a3
+# %% ../../nbs/parts/evaluate.ipynb #6cd37c73
 def _task_lines(name: str, task: dict) -> list[str]:
     "One task's metrics, and below them each class's"
     line = f'{name:<12}'
@@ -578,6 +583,7 @@ def _risk_line(answers: dict) -> str:
     return line + ('; stated for pictures like those of validation: at most {stated_risk:.1%}, '
                    'with {certainty:.0%} confidence').format(**answers)
 
+# %% ../../nbs/parts/evaluate.ipynb #6d0f6c85
 def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
