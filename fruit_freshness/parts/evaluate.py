@@ -13,9 +13,9 @@ from pathlib import Path
 # %% auto #0
 __all__ = ['Scored', 'make_loader', 'score_photos', 'backbone_features', 'accuracy_interval', 'ece', 'coverage_risk', 'evaluate',
            'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'fit_temperature',
-           'confidence_for_risk', 'Calibration', 'fit_calibration', 'calibrate', 'crossfit', 'report',
-           'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures', 'metrics_table', 'processes',
-           'say', 'fruit_evaluate']
+           'confidence_for_risk', 'Calibration', 'at_temperatures', 'given_answers', 'fit_calibration', 'calibrate',
+           'crossfit', 'report', 'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures',
+           'metrics_table', 'processes', 'say', 'fruit_evaluate']
 
 # %% ../../nbs/parts/evaluate.ipynb #442d37f7
 import torch
@@ -407,21 +407,22 @@ class Calibration:
     stated_risk: float=1. # at most this share of the given answers is wrong
 
 # %% ../../nbs/parts/evaluate.ipynb #a040e401
-@patch
-def calibrated(self: Scored, # at temperature 1
-    config, # `Calibration`, or a network's config
-) -> Scored:
+def at_temperatures(
+    raw: Scored, # answers at temperature 1
+    fruit: float, # temperature of the fruit head
+    freshness: float, # temperature of the freshness head
+) -> Scored: # calibrated answers
     "The same answers at the temperatures that were fitted"
-    return replace(self, fruit_probs=_at_temperature(self.fruit_probs, config.fruit_temperature),
-                   freshness_probs=_at_temperature(self.freshness_probs, config.freshness_temperature))
+    return replace(raw, fruit_probs=_at_temperature(raw.fruit_probs, fruit),
+                   freshness_probs=_at_temperature(raw.freshness_probs, freshness))
 
-@patch
-def given(self: Scored, # calibrated
+def given_answers(
+    scored: Scored, # calibrated answers
     config, # `Calibration`, or a network's config
 ) -> np.ndarray: # `(N,) bool`
     "Which answers are given: sure enough, of photos that are not too novel"
     limit = np.inf if config.novelty_threshold is None else config.novelty_threshold
-    return (self.confidence >= config.confidence_threshold) & (self.novelty <= limit)
+    return (scored.confidence >= config.confidence_threshold) & (scored.novelty <= limit)
 
 # %% ../../nbs/parts/evaluate.ipynb #24140028
 def fit_calibration(
@@ -432,7 +433,7 @@ def fit_calibration(
     freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
     novelty = float(_picture_quantile(raw.novelty, raw.groups, .99))
     fitted = Calibration(fruit, freshness, novelty)
-    near = raw.calibrated(fitted).take(raw.novelty <= novelty)
+    near = at_temperatures(raw, fruit, freshness).take(raw.novelty <= novelty)
     threshold, stated_risk = confidence_for_risk(near.confidence, near.right, near.groups)
     return replace(fitted, confidence_threshold=threshold, stated_risk=stated_risk)
 
@@ -461,8 +462,9 @@ def crossfit(
     given, folds = np.ones(len(raw.photos), bool), min(5, len(set(raw.groups.tolist())))
     for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
         fitted = fit_calibration(raw.take(rest))
-        part = raw.take(fold).calibrated(fitted)
-        fruit[fold], freshness[fold], given[fold] = part.fruit_probs, part.freshness_probs, part.given(fitted)
+        part = at_temperatures(raw.take(fold), fitted.fruit_temperature, fitted.freshness_temperature)
+        fruit[fold], freshness[fold] = part.fruit_probs, part.freshness_probs
+        given[fold] = given_answers(part, fitted)
     return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
 
 # %% ../../nbs/parts/evaluate.ipynb #caaeb99e
@@ -624,8 +626,8 @@ def fruit_evaluate(
     grouping = group_photos(checked.photos)
     for part in (found, checked, grouping): say(part)
     raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
-    scored = raw.calibrated(config)
-    metrics = report(raw, scored, scored.given(config), config.stated_risk)
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
+    metrics = report(raw, scored, given_answers(scored, config), config.stated_risk)
     say(metrics_table(metrics))
     if out:
         save_figures(Path(out), **evaluation_figures(raw, scored, metrics))
