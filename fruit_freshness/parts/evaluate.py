@@ -11,199 +11,205 @@ from datetime import timedelta
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['LONGEST_WAIT', 'WISHED_RISK', 'CERTAINTY', 'WITHHELD', 'SLACK', 'make_loader', 'processes', 'say', 'Scored', 'Pixels',
-           'score_photos', 'accuracy_interval', 'macro_f1_interval', 'ece', 'calibration_interval', 'risk_curve',
-           'coverage_risk', 'probability_scores', 'joint_probs', 'joint_confidence', 'both_right', 'evaluate',
-           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'picture_weights', 'at_temperature',
-           'fit_temperature', 'picture_quantile', 'risk_bound', 'confidence_for_risk', 'at_temperatures', 'Calibration',
-           'fit_calibration', 'given_answers', 'calibrate', 'backbone_features', 'crossfit', 'report',
-           'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures', 'metrics_table',
-           'fruit_evaluate']
+__all__ = ['Scored', 'make_loader', 'score_photos', 'backbone_features', 'accuracy_interval', 'ece', 'coverage_risk', 'evaluate',
+           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'fit_temperature',
+           'confidence_for_risk', 'Calibration', 'at_temperatures', 'given_answers', 'fit_calibration', 'calibrate',
+           'crossfit', 'report', 'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures',
+           'metrics_table', 'processes', 'say', 'fruit_evaluate']
 
 # %% ../../nbs/parts/evaluate.ipynb #442d37f7
 import torch
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 # %% ../../nbs/parts/evaluate.ipynb #19c92729
-from .core import command, FRESHNESS, progress_bar, atomic_write
-from ..data import (check_photos, find_photos, load_photo, Photo, PhotoDataset, PhotoStore,
-                                  show_photos, valid_transforms)
+from .core import atomic_write, command, FRESHNESS, progress_bar
+from ..data import (check_photos, find_photos, Photo, PhotoDataset, PhotoStore, show_photos,
+                                  valid_transforms)
 from ..split import group_photos, Split
 from ..model import answer, autocast, fit_novelty, FruitNet, load_model, shipped_model
 
 # %% ../../nbs/parts/evaluate.ipynb #7a8f1c09
-def _worker_count(photos: int) -> int:
-    "Processes that augment photos beside the network: none for a handful, nor where the network itself needs every core (measured on 2: 70 photos/s without, 60 with two)"
-    cores = os.cpu_count() or 1
-    return (min(8, cores) if torch.cuda.is_available() else min(4, cores // 8)) if photos >= 256 and sys.platform == 'linux' else 0
-
-def _ignore_ctrl_c(worker: int) -> None: signal.signal(signal.SIGINT, signal.SIG_IGN) # the main process decides when to stop
-
-def make_loader(
-    dataset: PhotoDataset, # photos and their transform
-    batch: int, # photos a step in this process
-    sampler: Sampler | None=None, # the order; that of the data set by default
-) -> DataLoader: # batches of images, fruit indices and freshness indices
-    "Batches of a data set; no batch of one photo is left over for BatchNorm to stumble on"
-    workers = _worker_count(len(dataset))
-    return DataLoader(dataset, batch, sampler=sampler, num_workers=workers, worker_init_fn=_ignore_ctrl_c if workers else None, pin_memory=torch.cuda.is_available(),
-                      drop_last=sampler is not None and len(dataset) % batch == 1, generator=torch.Generator())
-
-# %% ../../nbs/parts/evaluate.ipynb #dfccc646
-LONGEST_WAIT = timedelta(days=7) # of one process for another; the launcher ends them all where one fails
-
-def processes() -> PartialState: # which process this is, of how many, and its device
-    "The processes that work together: on graphics cards, or on the processor for want of them or by `ACCELERATE_USE_CPU`"
-    cpu = parse_flag_from_env('ACCELERATE_USE_CPU') or ('LOCAL_RANK' in os.environ and not torch.cuda.is_available())
-    return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
-
-# %% ../../nbs/parts/evaluate.ipynb #8a118db0
-def say(
-    words: object, # anything with a readable `str`
-) -> None:
-    "Tell the person at the terminal; results go to stdout, this goes to stderr"
-    if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
-
-# %% ../../nbs/parts/evaluate.ipynb #131668ee
 @dataclass(frozen=True)
 class Scored:
-    "Photos, the truth, and a network's answers to them"
-    photos: list[Photo] # which
-    groups: np.ndarray # `(N,) int`: source group of each
+    "Photos, their true labels, and a network's answers to them"
+    photos: list[Photo] # labelled
+    groups: np.ndarray # `(N,) int`: source group of each photo
     fruit_probs: np.ndarray # `(N, fruits) float32`
     freshness_probs: np.ndarray # `(N, 2) float32`
     novelty: np.ndarray # `(N,) float32`
     fruits: list[str] # vocabulary
 
     @property
-    def fruit_truth(self) -> np.ndarray: return np.array([self.fruits.index(photo.fruit) if photo.fruit in self.fruits else -1 for photo in self.photos], dtype=int)
+    def fruit_truth(self) -> np.ndarray: # `(N,) int`
+        known = {fruit: number for number, fruit in enumerate(self.fruits)}
+        return np.array([known.get(photo.fruit, -1) for photo in self.photos], dtype=int)
+
     @property
-    def freshness_truth(self) -> np.ndarray: return np.array([FRESHNESS.index(photo.freshness) for photo in self.photos], dtype=int)
+    def freshness_truth(self) -> np.ndarray: # `(N,) int`
+        return np.array([FRESHNESS.index(photo.freshness) for photo in self.photos], dtype=int)
 
-# %% ../../nbs/parts/evaluate.ipynb #5e5215c8
-class Pixels(torch.utils.data.Dataset):
-    "Photos as network inputs, without labels"
-    def __init__(self,
-        photos: Sequence[Photo], # readable photos
-        net: FruitNet, # whose input they become
-        store: PhotoStore | None=None, # decoded photos
-    ): self.photos, self.transform, self.store = photos, valid_transforms(net.config.normalisation), store
-    def __len__(self): return len(self.photos)
-    def __getitem__(self, index):
-        path = self.photos[index].path
-        pixels = self.store[path] if self.store and path in self.store else np.asarray(load_photo(path))
-        return self.transform(torch.from_numpy(np.array(pixels)).permute(2, 0, 1))
+# %% ../../nbs/parts/evaluate.ipynb #dfccc646
+@patch(as_prop=True)
+def confidence(self: Scored) -> np.ndarray: # `(N,)` in 0..1
+    "How probable it is that both answers are right"
+    return self.fruit_probs.max(1) * self.freshness_probs.max(1)
 
+@patch(as_prop=True)
+def right(self: Scored) -> np.ndarray: # `(N,) bool`
+    "Where both answers are right; any answer to a fruit outside the vocabulary is an error"
+    fruit, freshness = self.fruit_probs.argmax(1), self.freshness_probs.argmax(1)
+    return (fruit == self.fruit_truth) & (freshness == self.freshness_truth)
+
+@patch
+def take(self: Scored,
+    which: np.ndarray, # indices, or `(N,) bool`
+) -> Scored:
+    "Some of the photos"
+    columns = ('groups', 'fruit_probs', 'freshness_probs', 'novelty')
+    photos = [self.photos[i] for i in np.arange(len(self.photos))[which]]
+    return replace(self, photos=photos, **{name: getattr(self, name)[which] for name in columns})
+
+# %% ../../nbs/parts/evaluate.ipynb #28f22de4
+def _worker_count(photos: int) -> int:
+    "Processes that prepare photos: none for few photos, nor where the network needs every core"
+    cores = os.cpu_count() or 1
+    if photos < 256 or sys.platform != 'linux': return 0
+    return min(8, cores) if torch.cuda.is_available() else min(4, cores // 8)
+
+def _ignore_ctrl_c(worker: int) -> None: # the main process decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def make_loader(
+    dataset: PhotoDataset, # photos and their transform
+    batch: int, # photos a step in this process
+    sampler: Sampler | None=None, # the order; that of the data set by default
+) -> DataLoader: # batches of images, fruit indices and freshness indices
+    "Batches of a data set; in training no batch of a single photo, on which BatchNorm would fail"
+    single_left = sampler is not None and len(dataset) % batch == 1
+    return DataLoader(dataset, batch, sampler=sampler, # type: ignore[arg-type]
+                      num_workers=_worker_count(len(dataset)), worker_init_fn=_ignore_ctrl_c,
+                      pin_memory=torch.cuda.is_available(), drop_last=single_left,
+                      generator=torch.Generator())
+
+# %% ../../nbs/parts/evaluate.ipynb #0627dbd4
+@torch.inference_mode()
+def _in_batches(net: FruitNet, photos: Sequence[Photo], compute: Callable, note: str, store, show) -> list:
+    "What `compute` makes of photos, a batch each; the network is evaluated and put back"
+    device, was_training = next(net.parameters()).device, net.training
+    fruits = sorted({photo.fruit for photo in photos}) # labels play no part
+    dataset = PhotoDataset(photos, fruits, valid_transforms(net.config.normalisation), store)
+    bar = progress_bar(make_loader(dataset, 64), note=note, unit='batch', leave=False, show=show)
+    net.eval()
+    try: return [compute(images.to(device)) for images, *_ in bar]
+    finally: net.train(was_training)
+
+# %% ../../nbs/parts/evaluate.ipynb #131668ee
 def score_photos(
     net: FruitNet, # in any mode; it is evaluated and put back
     photos: Sequence[Photo], # readable, labelled photos
     groups: Sequence[int] | None=None, # source group of each; each its own by default
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show a bar
-) -> Scored: # answers at temperature 1, and the truth
-    "Let a network answer photos whose answers are known"
-    device, was_training = next(net.parameters()).device, net.training
-    net.eval()
-    loader = make_loader(Pixels(photos, net, store), 64)
-    answers = [answer(net, images.to(device), calibrated=False) for images in progress_bar(loader, note='answering', unit='batch', leave=False, show=progress)]
-    net.train(was_training)
-    fruit, freshness, novelty = (torch.cat(parts).cpu().numpy() for parts in zip(*answers))
-    return Scored(list(photos), np.asarray(groups if groups is not None else range(len(photos))), fruit, freshness, novelty, list(net.config.fruits))
+) -> Scored: # answers at temperature 1, and the labels
+    "A network's answers to labelled photos"
+    def compute(images): return answer(net, images, calibrated=False)
+    batches = _in_batches(net, photos, compute, 'answering', store, progress)
+    fruit, freshness, novelty = (torch.cat(parts).cpu().numpy() for parts in zip(*batches))
+    groups = np.asarray(groups if groups is not None else range(len(photos)))
+    return Scored(list(photos), groups, fruit, freshness, novelty, list(net.config.fruits))
 
-# %% ../../nbs/parts/evaluate.ipynb #0815829f
-def _picture_sums(
-    groups: np.ndarray, # `(N,)` source group of each photo
-    columns: np.ndarray, # `(N, columns)` what each photo adds
-) -> np.ndarray: # `(pictures, columns + 1)` sums over each picture's photos; the last column counts them
-    "What each picture adds to a statistic"
-    names, pictures = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(names), columns.shape[1] + 1))
-    np.add.at(sums, pictures, np.column_stack([columns, np.ones(len(columns))]))
-    return sums
-
-def _interval(
-    sums: np.ndarray, # `(pictures, columns)` from `_picture_sums`
-    imagined: np.ndarray, # `(ways, columns)` what one photo more might add
-    statistic: Callable[[np.ndarray], np.ndarray], # of `(draws, columns)` weighted sums
-    draws: int=2000, # random weightings
-    seed: int=0, # of the weights
-) -> tuple[float, float]: # 95 % interval
-    "Interval of a statistic over pictures; an imagined one lies wherever it moves a bound most"
-    weights, sizes = np.random.default_rng(seed).dirichlet(np.ones(len(sums) + 1), size=draws), sums[:, -1]
-    usual = sizes @ sizes / sizes.sum() # size of the picture of a photo, on average
-    known, more = weights[:, :-1] @ sums, weights[:, -1:] * usual
-    low, high = np.transpose([np.quantile(statistic(known + more * photo), [.025, .975]) for photo in imagined])
-    return float(low.min()), float(high.max())
+# %% ../../nbs/parts/evaluate.ipynb #ea1ec4f0
+def backbone_features(
+    net: FruitNet, # in any mode; it is evaluated and put back
+    photos: Sequence[Photo], # readable photos
+    store: PhotoStore | None=None, # decoded photos
+    progress: bool=True, # show a bar
+) -> Tensor: # `(N, features) float32`, on the CPU
+    "The backbone's features of photos"
+    def compute(images):
+        images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(images.device): return net.backbone(images).float().cpu()
+    return torch.cat(_in_batches(net, photos, compute, 'features', store, progress))
 
 # %% ../../nbs/parts/evaluate.ipynb #48248623
+def _interval(
+    groups: np.ndarray, # `(N,)` source group of each photo
+    columns: np.ndarray, # `(N, columns)` what each photo adds to the sums
+    added: np.ndarray, # `(ways, columns)` what one more photo might add
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and counts of photos
+    draws: int=2000, # random weightings
+) -> tuple[float, float]: # 95 % interval
+    "Interval of a statistic over pictures; the added one lies wherever it moves a bound most"
+    _, pictures, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), columns.shape[1]))
+    np.add.at(sums, pictures, columns)
+    weights = np.random.default_rng(0).dirichlet(np.ones(len(sizes) + 1), size=draws)
+    extra = weights[:, -1] * (sizes @ sizes / sizes.sum()) # of the size of a photo's picture, on average
+    sums, counts = weights[:, :-1] @ sums, weights[:, :-1] @ sizes + extra
+    bounds = [np.quantile(statistic(sums + np.outer(extra, photo), counts), [.025, .975]) for photo in added]
+    return float(np.min(bounds, axis=0)[0]), float(np.max(bounds, axis=0)[1])
+
+# %% ../../nbs/parts/evaluate.ipynb #6d725785
 def accuracy_interval(
     right: np.ndarray, # `(N,) bool`
-    groups: np.ndarray, # `(N,)`
+    groups: np.ndarray, # `(N,)` source group of each photo
     draws: int=2000, # random weightings of the pictures
-    seed: int=0, # of the weights
 ) -> tuple[float, float]: # 95 % interval
     "Interval of an accuracy, over pictures"
-    wrong_or_right = np.array([[0., 1.], [1., 1.]])
-    return _interval(_picture_sums(groups, right[:, None]), wrong_or_right, lambda sums: sums[:, 0] / sums[:, 1], draws, seed)
+    def accuracy(hits, photos): return hits[:, 0] / photos
+    return _interval(groups, right[:, None], np.array([[0], [1]]), accuracy, draws)
 
-# %% ../../nbs/parts/evaluate.ipynb #78a3280e
-def macro_f1_interval(
-    predicted: np.ndarray, # `(N,)` class indices
-    truth: np.ndarray, # `(N,)` class indices
-    groups: np.ndarray, # `(N,)`
-    draws: int=2000, # random weightings of the pictures
-    seed: int=0, # of the weights
-) -> tuple[float, float]: # 95 % interval
-    "Interval of a macro-F1, over pictures"
+# %% ../../nbs/parts/evaluate.ipynb #d9fb1ad6
+def _macro_f1_interval(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    "95 % interval of a macro-F1, over pictures; `(N,)` each"
     seen = np.union1d(predicted, truth)
-    each = np.eye(len(seen))
-    def hits_and_votes(answer, label): return np.hstack([answer * label, answer + label]) # F1 = 2 hits / votes
-    sums = _picture_sums(groups, hits_and_votes(*(each[np.searchsorted(seen, classes)] for classes in (predicted, truth))))
-    imagined = hits_and_votes(np.repeat(each, len(seen), axis=0), np.tile(each, (len(seen), 1)))
-    def macro_f1(sums): return (2 * sums[:, :len(seen)] / sums[:, len(seen):-1]).mean(1)
-    return _interval(sums, np.column_stack([imagined, np.ones(len(imagined))]), macro_f1, draws, seed)
+    each, classes = np.eye(len(seen)), range(len(seen))
+    def hits_and_votes(answers, labels): # of each class; F1 = 2 hits / votes
+        return np.hstack([each[answers] * each[labels], each[answers] + each[labels]])
+    def macro_f1(sums, photos): return (2 * sums[:, :len(seen)] / sums[:, len(seen):]).mean(1)
+    columns = hits_and_votes(np.searchsorted(seen, predicted), np.searchsorted(seen, truth))
+    added = hits_and_votes(np.repeat(classes, len(seen)), np.tile(classes, len(seen)))
+    return _interval(groups, columns, added, macro_f1)
 
-# %% ../../nbs/parts/evaluate.ipynb #98be2b6b
-def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
-    "Which of `bins` equal parts of 0..1 each confidence lies in"
-    return np.minimum((confidence * bins).astype(int), bins - 1)
+# %% ../../nbs/parts/evaluate.ipynb #eecdec25
+_BINS = 15 # of equal width, as in most publications
+
+def _bin(confidence: np.ndarray) -> np.ndarray: # the number of each confidence's bin
+    return np.minimum((confidence * _BINS).astype(int), _BINS - 1)
 
 def ece(
     confidence: np.ndarray, # `(N,)` in 0..1
     right: np.ndarray, # `(N,) bool`
-    bins: int=15, # of equal width
 ) -> float: # in 0..1
-    "Expected calibration error (ECE)"
-    gaps = np.abs(np.bincount(_bin(confidence, bins), weights=confidence - right, minlength=bins))
-    return float(gaps.sum() / max(len(confidence), 1))
+    "Expected calibration error (ECE), over 15 bins"
+    gaps = np.bincount(_bin(confidence), weights=confidence - right)
+    return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
-def calibration_interval(
-    confidence: np.ndarray, # `(N,)` in 0..1
-    right: np.ndarray, # `(N,) bool`
-    groups: np.ndarray, # `(N,)`
-    bins: int=15, # of equal width
-    draws: int=2000, # random weightings of the pictures
-    seed: int=0, # of the weights
-) -> tuple[float, float]: # 95 % interval
-    "Interval of the ECE, over pictures"
-    each = np.eye(bins)
-    sums = _picture_sums(groups, each[_bin(confidence, bins)] * (confidence - right)[:, None])
-    middles = (np.arange(bins) + .5) / bins
-    imagined = np.vstack([each * middles, each * (middles - 1)]) # wrong, right
-    def mean_gap(sums): return np.abs(sums[:, :-1]).sum(1) / sums[:, -1]
-    return _interval(sums, np.column_stack([imagined, np.ones(2 * bins)]), mean_gap, draws, seed)
+def _ece_interval(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    "95 % interval of the ECE, over pictures; `(N,)` each"
+    bins, middles = np.eye(_BINS), (np.arange(_BINS) + .5) / _BINS
+    added = np.vstack([bins * middles, bins * (middles - 1)]) # wrong, right
+    def mean_gap(sums, photos): return np.abs(sums).sum(1) / photos
+    return _interval(groups, bins[_bin(confidence)] * (confidence - right)[:, None], added, mean_gap)
 
-# %% ../../nbs/parts/evaluate.ipynb #eecdec25
-def risk_curve(
-    confidence: np.ndarray, # `(N,)` what answers are sorted by
-    right: np.ndarray, # `(N,) bool`
-) -> np.ndarray: # `(N,)` share of errors among the n surest answers, for n = 1 ... N
-    "Risk at every coverage"
+# %% ../../nbs/parts/evaluate.ipynb #59f905cb
+def _rounded(values) -> float | list[float]: return np.round(values, 4).tolist() # for JSON
+
+def _probability_scores(probs: np.ndarray, truth: np.ndarray) -> dict:
+    "Proper scores of `(N, classes)` probabilities: 'nll' in nats, and 'brier', 0 to 2; less is better"
+    told = np.maximum(probs[np.arange(len(truth)), truth].astype(float), np.finfo(float).tiny)
+    distance = np.square(probs - np.eye(probs.shape[1])[truth]).sum(1)
+    return dict(nll=_rounded(-np.log(told).mean()), brier=_rounded(distance.mean()))
+
+# %% ../../nbs/parts/evaluate.ipynb #2bd7d63c
+def _risk_curve(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    "Share of errors among the n surest answers, for n = 1 ... N"
     return np.cumsum(~right[np.argsort(-confidence, kind='stable')]) / np.arange(1, len(right) + 1)
 
 def coverage_risk(
@@ -211,388 +217,332 @@ def coverage_risk(
     right: np.ndarray, # `(N,) bool`
 ) -> dict: # 'coverage' and 'risk' at ten places, and 'area', the mean risk over all coverages
     "The coverage-risk curve (Geifman and El-Yaniv 2017)"
-    risk, places = risk_curve(confidence, right), [max(1, round(len(right) * tenth / 10)) for tenth in range(1, 11)]
-    return dict(coverage=[round(place / len(right), 4) for place in places], risk=[round(float(risk[place - 1]), 4) for place in places], area=round(float(risk.mean()), 6))
+    risk = _risk_curve(confidence, right)
+    answered = np.array([max(1, round(len(risk) * tenth / 10)) for tenth in range(1, 11)])
+    return dict(coverage=_rounded(answered / len(risk)), risk=_rounded(risk[answered - 1]),
+                area=round(float(risk.mean()), 6))
 
 # %% ../../nbs/parts/evaluate.ipynb #dd5a5096
-def probability_scores(
-    probs: np.ndarray, # `(N, classes)`
-    truth: np.ndarray, # `(N,)` class indices
-) -> dict: # 'nll' in nats, and 'brier', 0 to 2
-    "How good probabilities are as such; less is better"
-    told = np.maximum(probs[np.arange(len(truth)), truth].astype(float), np.finfo(float).tiny)
-    distance = np.square(probs - np.eye(probs.shape[1])[truth]).sum(1)
-    return dict(nll=round(float(-np.log(told).mean()), 4), brier=round(float(distance.mean()), 4))
-
-# %% ../../nbs/parts/evaluate.ipynb #badee0ec
-def _rounded_pair(bounds: tuple[float, float]) -> list[float]: return [round(bound, 4) for bound in bounds]
-
-def _class_rows(
-    predicted: np.ndarray, # `(N,)` class indices
-    truth: np.ndarray, # `(N,)` class indices
-    names: Sequence[str], # of the classes
-) -> dict: # precision, recall, F1 and photos of each class that occurs, by name
-    "How each class fares"
-    from sklearn.metrics import precision_recall_fscore_support
-    seen = sorted(set(truth) | set(predicted))
-    rows = zip(seen, *precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
-    return {names[label]: dict(precision=round(float(p), 4), recall=round(float(r), 4), f1=round(float(f), 4), photos=int(n))
-            for label, p, r, f, n in rows}
-
-# %% ../../nbs/parts/evaluate.ipynb #ee9e8f4f
 def _task_metrics(
     probs: np.ndarray, # `(N, classes)`
     truth: np.ndarray, # `(N,)` class indices
-    groups: np.ndarray, # `(N,)`
+    groups: np.ndarray, # `(N,)` source group of each photo
     names: Sequence[str], # of the classes
-) -> dict | None: # None where there is nothing to score
-    "Accuracy, macro-F1 and ECE with their intervals, NLL and Brier score, confusion matrix and a row a class"
-    from sklearn.metrics import confusion_matrix
+) -> dict | None: # None without photos
+    "Accuracy, macro-F1 and ECE with intervals, proper scores, confusion matrix and a row a class"
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     if not len(truth): return None
     predicted, confidence = probs.argmax(1), probs.max(1)
-    right, classes = predicted == truth, _class_rows(predicted, truth, names)
-    return dict(accuracy=round(float(right.mean()), 4), accuracy_ci95=_rounded_pair(accuracy_interval(right, groups)),
-                macro_f1=round(float(np.mean([row['f1'] for row in classes.values()])), 4),
-                macro_f1_ci95=_rounded_pair(macro_f1_interval(predicted, truth, groups)),
-                ece=round(ece(confidence, right), 4),
-                ece_ci95=_rounded_pair(calibration_interval(confidence, right, groups)),
-                **probability_scores(probs, truth), labels=list(names),
-                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist(), classes=classes)
+    right, seen = predicted == truth, np.union1d(truth, predicted)
+    scores = np.transpose(precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
+    classes = {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f1), photos=int(n))
+               for label, (p, r, f1, n) in zip(seen, scores)}
+    return dict(accuracy=_rounded(right.mean()), accuracy_ci95=_rounded(accuracy_interval(right, groups)),
+                macro_f1=_rounded(scores[:, 2].mean()),
+                macro_f1_ci95=_rounded(_macro_f1_interval(predicted, truth, groups)),
+                ece=_rounded(ece(confidence, right)),
+                ece_ci95=_rounded(_ece_interval(confidence, right, groups)),
+                **_probability_scores(probs, truth), labels=list(names), classes=classes,
+                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist())
 
-# %% ../../nbs/parts/evaluate.ipynb #b8ab4d6a
-def joint_probs(
-    scored: Scored, # photos and answers
-) -> np.ndarray: # `(N, 2 * fruits)`: Fresh and Rotten of the first fruit, of the second, ...
-    "Probabilities of fruit and freshness together"
-    return (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(len(scored.photos), -1)
-
-def joint_confidence(
-    scored: Scored, # photos and answers
-) -> np.ndarray: # `(N,)` in 0..1
-    "How probable it is that both answers are right"
-    return scored.fruit_probs.max(1) * scored.freshness_probs.max(1)
-
-def both_right(
-    scored: Scored, # photos, truth and answers
-) -> np.ndarray: # `(N,) bool`
-    "Which answers have no error; any name for a fruit that the network does not know is one"
-    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
-    return (fruit == scored.fruit_truth) & (freshness == scored.freshness_truth)
-
-# %% ../../nbs/parts/evaluate.ipynb #1d29a149
+# %% ../../nbs/parts/evaluate.ipynb #0f6fdec9
 def evaluate(
-    scored: Scored, # photos, truth and answers
-) -> dict: # n, fruit, freshness, both, coverage_risk, novelty
-    "Everything that is said of a network, from its answers"
+    scored: Scored, # photos, labels and answers
+) -> dict: # n, pictures, of_unknown_fruits, fruit, freshness, both, coverage_risk, novelty
+    "All metrics of a network, from its answers"
     from sklearn.metrics import roc_auc_score
-    known, pairs = scored.fruit_truth >= 0, [f'{fruit}, {freshness}' for fruit in scored.fruits for freshness in FRESHNESS]
-    tasks = dict(fruit=(scored.fruit_probs[known], scored.fruit_truth[known], scored.groups[known], scored.fruits),
-                 freshness=(scored.freshness_probs, scored.freshness_truth, scored.groups, FRESHNESS),
-                 both=(joint_probs(scored)[known], (2 * scored.fruit_truth + scored.freshness_truth)[known],
-                       scored.groups[known], pairs))
-    auroc = round(float(roc_auc_score(~known, scored.novelty)), 4) if 0 < known.sum() < len(known) else None
-    return dict(n=len(scored.photos), pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int((~known).sum()),
-                **{task: _task_metrics(*answers) for task, answers in tasks.items()},
-                coverage_risk=coverage_risk(joint_confidence(scored), both_right(scored)),
+    fruit, freshness, groups = scored.fruit_truth, scored.freshness_truth, scored.groups
+    photos = len(groups)
+    known, pairs = fruit >= 0, [f'{name}, {state}' for name in scored.fruits for state in FRESHNESS]
+    joint = (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(photos, -1)
+    auroc = _rounded(roc_auc_score(~known, scored.novelty)) if 0 < known.sum() < photos else None
+    return dict(n=photos, pictures=len(set(groups.tolist())), of_unknown_fruits=int((~known).sum()),
+                fruit=_task_metrics(scored.fruit_probs[known], fruit[known], groups[known], scored.fruits),
+                freshness=_task_metrics(scored.freshness_probs, freshness, groups, FRESHNESS),
+                both=_task_metrics(joint[known], (2 * fruit + freshness)[known], groups[known], pairs),
+                coverage_risk=coverage_risk(scored.confidence, scored.right),
                 novelty=dict(auroc=auroc)) # of unknown fruits against known ones
 
 # %% ../../nbs/parts/evaluate.ipynb #f7ef1736
 def show_confusion(
     metrics: dict, # as `evaluate` returns them
 ):  # the matplotlib figure
-    "Confusion matrices of both tasks and of both together, rows the truth"
+    "Confusion matrices of both tasks and of both together: photos in numbers, shares of each row in colour"
     import matplotlib.pyplot as plt
-    tasks = [task for task in ('fruit', 'freshness', 'both') if metrics[task]]
-    widths = [max(3.6, .55 * len(metrics[task]['labels'])) for task in tasks]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), layout='constrained', squeeze=False, width_ratios=widths)
-    for axis, task in zip(axes[0], tasks):
-        counts, labels = np.array(metrics[task]['confusion']), metrics[task]['labels']
+    from sklearn.metrics import ConfusionMatrixDisplay
+    tasks = {task: metrics[task] for task in ('fruit', 'freshness', 'both') if metrics[task]}
+    widths = [max(3.6, .55 * len(task['labels'])) for task in tasks.values()]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), width_ratios=widths,
+                                layout='constrained', squeeze=False)
+    for axis, (name, task) in zip(axes[0], tasks.items()):
+        counts = np.array(task['confusion'])
         shares = counts / counts.sum(1, keepdims=True).clip(1)
-        axis.imshow(shares, cmap='Greens', vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(counts):
-            axis.text(column, row, f'{count}', ha='center', va='center', color='white' if shares[row, column] > .6 else 'black')
-        axis.set_xticks(range(len(labels)), labels, rotation=30, ha='right'); axis.set_yticks(range(len(labels)), labels)
-        axis.set_title('{}: {:.1%} right ({:.1%} to {:.1%})'.format(task, metrics[task]['accuracy'], *metrics[task]['accuracy_ci95']), fontsize=10)
-        axis.set_xlabel('answer'); axis.set_ylabel('truth')
+        shown = ConfusionMatrixDisplay(shares, display_labels=task['labels'])
+        shown.plot(ax=axis, cmap='Greens', colorbar=False, im_kw=dict(vmin=0, vmax=1))
+        for text, count in zip(shown.text_.flat, counts.flat): text.set_text(count)
+        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
+        title = '{}: {:.1%} right ({:.1%} to {:.1%})'.format(name, task['accuracy'], *task['accuracy_ci95'])
+        axis.set(xlabel='answer', ylabel='truth', title=title)
+        axis.title.set_size(10)
     plt.close(figure)
     return figure
 
 # %% ../../nbs/parts/evaluate.ipynb #f9efa063
+def _show_sheet(shown: list[tuple[float, Photo, str]], most: int, none: str):
+    "Photos with titles, those of the lowest number first"
+    shown = sorted(shown, key=lambda row: row[0])[:most]
+    figure = show_photos([photo for _, photo, _ in shown], [title for *_, title in shown])
+    if not shown: figure.suptitle(none)
+    return figure
+
 def show_mistakes(
-    scored: Scored, # photos, truth and answers
+    scored: Scored, # photos, labels and answers
     most: int=24, # photos shown
 ):  # the matplotlib figure
-    "The photos whose answer is wrong, the surest first: what it is, and below, what the network says"
-    wrong_fruit = scored.fruit_probs.argmax(1) != scored.fruit_truth
-    wrong_freshness = scored.freshness_probs.argmax(1) != scored.freshness_truth
-    sureness = np.maximum(scored.fruit_probs.max(1) * wrong_fruit, scored.freshness_probs.max(1) * wrong_freshness)
-    worst = [int(number) for number in np.argsort(-sureness)[:most] if sureness[number] > 0]
-    titles = [f'{scored.photos[i].fruit}, {scored.photos[i].freshness}\nsays {scored.fruits[scored.fruit_probs[i].argmax()]}, '
-              f'{FRESHNESS[scored.freshness_probs[i].argmax()]} ({sureness[i]:.0%})' for i in worst]
-    figure = show_photos([scored.photos[i] for i in worst], titles)
-    if not worst: figure.suptitle('no mistakes')
-    return figure
+    "Photos that are answered wrongly, the surest first: the label, and below it the answer"
+    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
+    sure = np.maximum(scored.fruit_probs.max(1) * (fruit != scored.fruit_truth),
+                      scored.freshness_probs.max(1) * (freshness != scored.freshness_truth))
+    rows = [(-sure[i], photo, f'{photo.fruit}, {photo.freshness}\n'
+             f'says {scored.fruits[fruit[i]]}, {FRESHNESS[freshness[i]]} ({sure[i]:.0%})')
+            for i, photo in enumerate(scored.photos) if sure[i]]
+    return _show_sheet(rows, most, 'no mistakes')
 
 # %% ../../nbs/parts/evaluate.ipynb #d3ed9627
 def suspect_labels(
     probs: np.ndarray, # `(N, classes)` by a network that was not trained on these photos
-    truth: np.ndarray, # `(N,)` class indices as labelled; -1: not known
+    truth: np.ndarray, # `(N,)` class indices as labelled; -1: outside the vocabulary
 ) -> np.ndarray: # indices of photos, the most suspect first
     "Photos whose label is likely to be wrong"
     given = probs[np.arange(len(truth)), truth]
-    usual = np.array([given[truth == label].mean() if (truth == label).any() else np.inf for label in range(probs.shape[1])])
+    usual = np.array([given[truth == label].mean() if (truth == label).any() else np.inf
+                      for label in range(probs.shape[1])])
     rival = np.where(probs >= usual, probs, 0)
     suspect = (truth >= 0) & (rival.max(1) > 0) & (rival.argmax(1) != truth)
     return np.flatnonzero(suspect)[np.argsort(given[suspect], kind='stable')]
 
 # %% ../../nbs/parts/evaluate.ipynb #eed40e81
+def _tasks(scored: Scored) -> dict: # probabilities, true class indices and class names of each head
+    return dict(fruit=(scored.fruit_probs, scored.fruit_truth, scored.fruits),
+                freshness=(scored.freshness_probs, scored.freshness_truth, FRESHNESS))
+
 def show_suspects(
     scored: Scored, # photos, labels and answers
     most: int=24, # photos shown
 ):  # the matplotlib figure
-    "The photos whose labels are most suspect: the label, how likely it is, and what the network says"
-    rows = []
-    for probs, truth, names in ((scored.fruit_probs, scored.fruit_truth, scored.fruits), (scored.freshness_probs, scored.freshness_truth, FRESHNESS)):
-        rows += [(float(probs[i, truth[i]]), scored.photos[i], f'{names[truth[i]]}? {probs[i, truth[i]]:.0%}\n{names[probs[i].argmax()]} {probs[i].max():.0%}') for i in suspect_labels(probs, truth)]
-    rows = sorted(rows, key=lambda row: row[0])[:most]
-    figure = show_photos([photo for _, photo, _ in rows], [title for *_, title in rows])
-    if not rows: figure.suptitle('no suspect labels')
-    return figure
+    "The photos whose labels are most suspect: the label, how likely it is, and below it the answer"
+    rows = [(probs[i, truth[i]], scored.photos[i], f'{names[truth[i]]}? {probs[i, truth[i]]:.0%}\n'
+             f'{names[probs[i].argmax()]} {probs[i].max():.0%}')
+            for probs, truth, names in _tasks(scored).values() for i in suspect_labels(probs, truth)]
+    return _show_sheet(rows, most, 'no suspect labels')
 
 # %% ../../nbs/parts/evaluate.ipynb #b30d495e
-def picture_weights(
-    groups: np.ndarray, # `(N,)` source group of each photo
-) -> np.ndarray: # `(N,)`: the photos of one picture share a weight of 1
-    "How much of its picture each photo is"
+def _picture_weights(groups: np.ndarray) -> np.ndarray:
+    "How much of its picture each photo is: the photos of one picture share a weight of 1"
     _, pictures, photos = np.unique(groups, return_inverse=True, return_counts=True)
     return 1 / photos[pictures]
 
-# %% ../../nbs/parts/evaluate.ipynb #a93f7453
-def at_temperature(
-    probs: np.ndarray, # `(N, classes)` at temperature 1
-    temperature: float, # as `fit_temperature` returns it
-) -> np.ndarray: # `(N, classes)` probabilities
-    "The same answers, as sure as they should be"
+def _at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
+    "`(N, classes)` probabilities whose logits are divided by a temperature"
     from scipy.special import softmax
     tiny = np.finfo(float).tiny # of which a logarithm can be taken
     return softmax(np.log(np.maximum(probs.astype(float), tiny)) / temperature, axis=1).clip(tiny)
 
-# %% ../../nbs/parts/evaluate.ipynb #fddad056
 def fit_temperature(
     probs: np.ndarray, # `(N, classes)` at temperature 1
     truth: np.ndarray, # `(N,)` class indices
-    groups: np.ndarray | None=None, # `(N,)` source group of each; each its own by default
+    groups: np.ndarray, # `(N,)` source group of each photo
 ) -> float: # in 0.05..20
-    "The temperature at which the truth is most likely, as far as so many pictures can tell"
+    "The temperature at which the labels are most likely, as far as so many pictures can tell"
     from scipy.optimize import minimize_scalar
-    weights, classes = picture_weights(np.arange(len(truth)) if groups is None else groups), probs.shape[1]
+    weights, classes = _picture_weights(groups), probs.shape[1]
     pictures = weights.sum()
     sure = (pictures + 1) / (pictures + 2)
     targets = np.where(np.arange(classes) == truth[:, None], sure, (1 - sure) / max(classes - 1, 1))
     def loss(log_temperature): # mean over pictures, nats
-        return -(targets * np.log(at_temperature(probs, np.exp(log_temperature)))).sum(1) @ weights / pictures
+        nats = -(targets * np.log(_at_temperature(probs, np.exp(log_temperature)))).sum(1)
+        return nats @ weights / pictures
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
-# %% ../../nbs/parts/evaluate.ipynb #1c030426
-def picture_quantile(
-    values: np.ndarray, # `(N,)`
-    groups: np.ndarray, # `(N,)` source group of each photo
-    shares: float | np.ndarray, # of the pictures, 0..1
-) -> float | np.ndarray: # for each share the smallest value that so many pictures don't exceed
-    "Quantiles over pictures"
+# %% ../../nbs/parts/evaluate.ipynb #c39e56db
+def _picture_quantile(values: np.ndarray, groups: np.ndarray, shares: float | np.ndarray) -> np.ndarray:
+    "For each share of the pictures the smallest of `values` that so many don't exceed"
     order = np.argsort(values, kind='stable')
-    reached = np.cumsum(picture_weights(groups)[order])
-    places = np.searchsorted(reached, np.asarray(shares) * reached[-1] - 1e-9) # rounding shall not cost a picture
-    return values[order][places]
+    reached = np.cumsum(_picture_weights(groups)[order])
+    wanted = np.asarray(shares) * reached[-1] - 1e-9 # rounding costs no picture
+    return values[order][np.searchsorted(reached, wanted)]
 
-# %% ../../nbs/parts/evaluate.ipynb #36bc7f5d
-WISHED_RISK = .01 # errors among answers that are given
-CERTAINTY = .95 # confidence of a stated risk, as of the intervals
-WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
-SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
-
-def risk_bound(
-    wrong: np.ndarray | float, # pictures answered wrongly; of partly wrong ones the wrong part
-    answered: np.ndarray | float, # pictures
-    doubt: float=1 - CERTAINTY, # probability that the risk is larger nevertheless
-) -> np.ndarray | float: # largest risk under which so few errors are that rare
-    "The binomial upper bound of a risk (Clopper and Pearson 1934)"
-    from scipy.stats import beta
-    return np.where(wrong < answered, beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)), 1.)
+# %% ../../nbs/parts/evaluate.ipynb #77daf058
+_WISHED_RISK = .01 # errors among answers that are given
+_CERTAINTY = .95 # confidence of a stated risk, as of the intervals
+_WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
+_SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
 
 def confidence_for_risk(
     confidence: np.ndarray, # `(N,)` joint confidences
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)` source group of each photo
-    risk: float=WISHED_RISK, # errors among answers that are given
-) -> tuple[float, float]: # answers below this confidence are withheld; at most this share of the others is wrong
-    "The lowest threshold that keeps the wished risk; where no threshold provably does, one that comes near, and what it provably keeps"
-    thresholds = picture_quantile(confidence, groups, WITHHELD)
-    given = (confidence >= thresholds[:, None]) * picture_weights(groups)
+) -> tuple[float, float]: # withhold answers below this confidence: at most this share of the others is wrong
+    "The lowest threshold that provably keeps the risk at 1 %, or one that comes near; and its bound"
+    from scipy.stats import beta
+    thresholds = _picture_quantile(confidence, groups, _WITHHELD)
+    given = (confidence >= thresholds[:, None]) * _picture_weights(groups)
     wrong, answered = given @ ~right, given.sum(1)
-    bounds, seen = risk_bound(wrong, answered, (1 - CERTAINTY) / len(WITHHELD)), wrong / answered
-    allowed = np.where(seen <= max(risk, seen.min()), bounds, 2) # never where more errors than wished were seen
-    best = (allowed <= (risk if allowed.min() <= risk else SLACK * allowed.min())).argmax()
+    doubt = (1 - _CERTAINTY) / len(_WITHHELD) # that a bound does not hold; below, `wrong` may be a fraction
+    bounds = beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)) # Clopper and Pearson 1934
+    bounds, seen = np.where(wrong < answered, bounds, 1.), wrong / answered
+    allowed = np.where(seen <= max(_WISHED_RISK, seen.min()), bounds, 2) # never where more errors were seen
+    limit = _WISHED_RISK if allowed.min() <= _WISHED_RISK else _SLACK * allowed.min()
+    best = (allowed <= limit).argmax()
     return float(thresholds[best]), float(bounds[best])
 
-# %% ../../nbs/parts/evaluate.ipynb #3f42ace3
+# %% ../../nbs/parts/evaluate.ipynb #951a1e2f
+@dataclass(frozen=True)
+class Calibration:
+    "Temperatures and thresholds, which turn probabilities into answers"
+    fruit_temperature: float # divides the fruit logits
+    freshness_temperature: float # divides the freshness logits
+    novelty_threshold: float # photos of higher novelty get no answer
+    confidence_threshold: float=0. # answers of lower joint confidence are withheld
+    stated_risk: float=1. # at most this share of the given answers is wrong
+
+# %% ../../nbs/parts/evaluate.ipynb #a040e401
 def at_temperatures(
     raw: Scored, # answers at temperature 1
     fruit: float, # temperature of the fruit head
     freshness: float, # temperature of the freshness head
 ) -> Scored: # calibrated answers
-    "The same answers with both heads as sure as they should be"
-    return replace(raw, fruit_probs=at_temperature(raw.fruit_probs, fruit), freshness_probs=at_temperature(raw.freshness_probs, freshness))
-
-def _taken(scored: Scored, which: np.ndarray) -> Scored:
-    "Some of the photos"
-    columns = {name: getattr(scored, name)[which] for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')}
-    return replace(scored, photos=[scored.photos[i] for i in which], **columns)
-
-# %% ../../nbs/parts/evaluate.ipynb #a040e401
-@dataclass(frozen=True)
-class Calibration:
-    "What makes answers of probabilities"
-    fruit_temperature: float # divides the fruit logits
-    freshness_temperature: float # divides the freshness logits
-    novelty_threshold: float # more novel photos get no answer
-    confidence_threshold: float # answers with a smaller joint confidence are withheld
-    stated_risk: float # at most this share of the given answers is wrong
-
-def fit_calibration(
-    raw: Scored, # validation photos, answers at temperature 1
-    risk: float=WISHED_RISK, # errors among answers that are given
-) -> Calibration: # for all photos of their kind
-    "Fit temperatures and thresholds, each picture counting once"
-    fruit = fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
-    freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
-    novelty = float(picture_quantile(raw.novelty, raw.groups, .99))
-    near = _taken(at_temperatures(raw, fruit, freshness), np.flatnonzero(raw.novelty <= novelty))
-    threshold, stated_risk = confidence_for_risk(joint_confidence(near), both_right(near), near.groups, risk)
-    return Calibration(fruit, freshness, novelty, threshold, stated_risk)
+    "The same answers at the temperatures that were fitted"
+    return replace(raw, fruit_probs=_at_temperature(raw.fruit_probs, fruit),
+                   freshness_probs=_at_temperature(raw.freshness_probs, freshness))
 
 def given_answers(
     scored: Scored, # calibrated answers
-    config, # `Calibration`, or the config of a network
+    config, # `Calibration`, or a network's config
 ) -> np.ndarray: # `(N,) bool`
     "Which answers are given: sure enough, of photos that are not too novel"
     limit = np.inf if config.novelty_threshold is None else config.novelty_threshold
-    return (joint_confidence(scored) >= config.confidence_threshold) & (scored.novelty <= limit)
+    return (scored.confidence >= config.confidence_threshold) & (scored.novelty <= limit)
 
-# %% ../../nbs/parts/evaluate.ipynb #6718ee91
+# %% ../../nbs/parts/evaluate.ipynb #24140028
+def fit_calibration(
+    raw: Scored, # validation photos, answers at temperature 1
+) -> Calibration: # for photos of their kind
+    "Fit temperatures and thresholds, each picture counting once"
+    fruit = fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
+    freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
+    novelty = float(_picture_quantile(raw.novelty, raw.groups, .99))
+    fitted = Calibration(fruit, freshness, novelty)
+    near = at_temperatures(raw, fruit, freshness).take(raw.novelty <= novelty)
+    threshold, stated_risk = confidence_for_risk(near.confidence, near.right, near.groups)
+    return replace(fitted, confidence_threshold=threshold, stated_risk=stated_risk)
+
+# %% ../../nbs/parts/evaluate.ipynb #77cf4e14
 def calibrate(
-    net: FruitNet, # its config and its novelty are filled in
+    net: FruitNet, # its config and its novelty are filled in; evaluated from now on
     split: Split, # the one it was trained with
     store: PhotoStore | None=None, # decoded photos
     progress: bool=True, # show bars
 ) -> Scored: # the validation photos with answers at temperature 1
     "Fit temperatures, novelty and thresholds of a trained network"
+    net.eval()
     some = slice(None, None, max(1, len(split.train) // 1500)) # enough to be near every photo of a known kind
     fit_novelty(net, backbone_features(net, split.train[some], store, progress))
     raw = score_photos(net, split.valid, split.groups('valid'), store, progress)
     vars(net.config).update(asdict(fit_calibration(raw)))
     return raw
 
-# %% ../../nbs/parts/evaluate.ipynb #ca91f7c5
-@torch.inference_mode()
-def backbone_features(
-    net: FruitNet, # whose backbone looks
-    photos: Sequence[Photo], # readable photos
-    store: PhotoStore | None=None, # decoded photos
-    progress: bool=True, # show a bar
-) -> Tensor: # `(N, features) float32`
-    "What the backbone makes of photos, without augmentation"
-    device = next(net.parameters()).device
-    net.eval()
-    rows = []
-    for images in progress_bar(make_loader(Pixels(photos, net, store), 64), note='features', unit='batch', leave=False, show=progress):
-        with autocast(device): rows.append(net.backbone(images.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
-    return torch.cat(rows)
-
-# %% ../../nbs/parts/evaluate.ipynb #6507823e
+# %% ../../nbs/parts/evaluate.ipynb #136357c4
 def crossfit(
     raw: Scored, # at temperature 1, of known fruits
-    folds: int=5, # parts of the pictures
-    risk: float=WISHED_RISK, # errors among answers that are given
 ) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are given
-    "Calibrate each part of the photos by the pictures of the others"
+    "Calibrate each fifth of the pictures by the others"
     from sklearn.model_selection import GroupKFold
-    fruit, freshness, given = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float), np.ones(len(raw.photos), bool)
-    folds = min(folds, len(set(raw.groups.tolist())))
+    fruit, freshness = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float)
+    given, folds = np.ones(len(raw.photos), bool), min(5, len(set(raw.groups.tolist())))
     for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
-        fitted = fit_calibration(_taken(raw, rest), risk)
-        warm = at_temperatures(_taken(raw, fold), fitted.fruit_temperature, fitted.freshness_temperature)
-        fruit[fold], freshness[fold], given[fold] = warm.fruit_probs, warm.freshness_probs, given_answers(warm, fitted)
+        fitted = fit_calibration(raw.take(rest))
+        part = at_temperatures(raw.take(fold), fitted.fruit_temperature, fitted.freshness_temperature)
+        fruit[fold], freshness[fold] = part.fruit_probs, part.freshness_probs
+        given[fold] = given_answers(part, fitted)
     return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
 
-# %% ../../nbs/parts/evaluate.ipynb #f4fc3f73
+# %% ../../nbs/parts/evaluate.ipynb #caaeb99e
 def report(
     raw: Scored, # answers at temperature 1
     after: Scored, # the same ones calibrated
     given: np.ndarray, # `(N,) bool`: which answers are given
-    stated_risk: float | None=None, # what is stated of the risk, as in the config of the network
-) -> dict: # as `evaluate` returns it, with `ece_before` for each task, and `answers`
-    "The metrics, the calibration error before and after, and what abstaining brings"
-    metrics, before, right = evaluate(after), evaluate(raw), both_right(after)
+    stated_risk: float | None=None, # as in the network's config
+) -> dict: # as `evaluate` returns it, with `ece_before` for each task, `answers` and `suspect_labels`
+    "The metrics, the calibration errors before and after, and what withholding answers gains"
+    metrics, before, right = evaluate(after), evaluate(raw), after.right[given]
     for task in ('fruit', 'freshness', 'both'):
         if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
-    low, high = accuracy_interval(right[given], after.groups[given]) if given.any() else (0., 1.)
-    risk = round(float((~right[given]).mean()), 4) if given.any() else None
-    metrics['answers'] = dict(stated_risk=None if stated_risk is None else round(stated_risk, 4), certainty=CERTAINTY,
-                              coverage=round(float(given.mean()), 4),
-                              coverage_ci95=_rounded_pair(accuracy_interval(given, after.groups)),
-                              risk=risk, risk_ci95=_rounded_pair((1 - high, 1 - low)))
-    labelled = dict(fruit=(after.fruit_probs, after.fruit_truth), freshness=(after.freshness_probs, after.freshness_truth))
-    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth)) for task, (probs, truth) in labelled.items()}
+    low, high = accuracy_interval(right, after.groups[given]) if len(right) else (0., 1.)
+    metrics['answers'] = dict(stated_risk=None if stated_risk is None else _rounded(stated_risk),
+                              certainty=_CERTAINTY, coverage=_rounded(given.mean()),
+                              coverage_ci95=_rounded(accuracy_interval(given, after.groups)),
+                              risk=_rounded((~right).mean()) if len(right) else None,
+                              risk_ci95=_rounded((1 - high, 1 - low)))
+    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth))
+                                 for task, (probs, truth, _) in _tasks(after).items()}
     return metrics
 
 # %% ../../nbs/parts/evaluate.ipynb #e74c6364
-def _reliability(axis, confidence: np.ndarray, right: np.ndarray, bins: int, **style) -> None:
-    "One series of a reliability diagram: a dot a bin, as large as its photos are many"
-    place = _bin(confidence, bins)
-    counts = np.bincount(place, minlength=bins)
+def _plot_reliability(axis, confidence: np.ndarray, right: np.ndarray, color: str, name: str) -> None:
+    "One series: a dot for each bin that has photos"
+    place = _bin(confidence)
+    counts = np.bincount(place)
     full = counts > 0
-    means, hits = (np.bincount(place, weights=values, minlength=bins)[full] / counts[full] for values in (confidence, right))
-    axis.plot(means, hits, linewidth=.8, color=style['color'])
-    axis.scatter(means, hits, s=10 + 200 * counts[full] / max(counts.sum(), 1), alpha=.7, **style)
+    def means(values): return np.bincount(place, weights=values)[full] / counts[full]
+    places = means(confidence), means(right)
+    axis.plot(*places, linewidth=.8, color=color)
+    axis.scatter(*places, s=10 + 200 * counts[full] / counts.sum(), alpha=.7, color=color,
+                 label=f'{name}: error {ece(confidence, right):.3f}')
 
 def show_reliability(
     before: Scored, # answers at temperature 1
     after: Scored, # the same ones calibrated
-    bins: int=10, # of equal width
 ):  # the matplotlib figure
     "Reliability diagrams of both heads, before and after calibration"
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), layout='constrained', sharey=True)
-    known = after.fruit_truth >= 0
-    for axis, task, some in ((axes[0], 'fruit', known), (axes[1], 'freshness', np.full(len(known), True))):
+    for axis, task in zip(axes, _tasks(after)):
         axis.plot([0, 1], [0, 1], color='#9aa0a6', linestyle=':')
         for scored, color, name in ((before, '#9aa0a6', 'before'), (after, '#c8553d', 'after')):
-            probs, truth = getattr(scored, f'{task}_probs')[some], getattr(scored, f'{task}_truth')[some]
-            if len(truth): _reliability(axis, confidence := probs.max(1), right := probs.argmax(1) == truth, bins, color=color, label=f'{name}: error {ece(confidence, right):.3f}')
-        axis.set_title(task if some.any() else f'{task}: none known', fontsize=10); axis.legend(frameon=False, fontsize=8, loc='lower right')
-        axis.set_xlabel('confidence'); axis.set_xlim(0, 1.06); axis.set_ylim(-.03, 1.06); axis.spines[['top', 'right']].set_visible(False)
+            probs, truth, _ = _tasks(scored)[task]
+            known = truth >= 0
+            right = probs.argmax(1) == truth
+            if known.any(): _plot_reliability(axis, probs.max(1)[known], right[known], color, name)
+        axis.set_title(task if known.any() else f'{task}: none known', fontsize=10)
+        axis.set(xlabel='confidence', xlim=(0, 1.06), ylim=(-.03, 1.06))
+        axis.legend(frameon=False, fontsize=8, loc='lower right')
+        axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel('share right')
     plt.close(figure)
     return figure
 
 # %% ../../nbs/parts/evaluate.ipynb #47ec4b69
 def show_coverage_risk(
-    scored: Scored, # photos, truth and answers
-    answers: dict | None=None, # `metrics['answers']`, marked by a dot
+    scored: Scored, # photos, labels and answers
+    answers: dict, # of them, `metrics['answers']`; marked by a dot
 ):  # the matplotlib figure
     "The share of errors among the answers that are given, for any share of photos that get one"
     import matplotlib.pyplot as plt
-    confidence, right = joint_confidence(scored), both_right(scored)
-    risk = risk_curve(confidence, right)
+    risk = _risk_curve(scored.confidence, scored.right)
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout='constrained')
     axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color='#c8553d')
-    if answers and answers['risk'] is not None: axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3, label=f"answered: {answers['coverage']:.1%}, wrong: {answers['risk']:.1%}")
-    stated = (answers or {}).get('stated_risk')
-    if stated is not None: axis.axhline(stated, color='#9aa0a6', linestyle=':', label=f'stated: at most {stated:.1%}')
-    axis.set_xlabel('coverage'); axis.set_ylabel('risk'); axis.set_xlim(0, 1.02); axis.set_ylim(bottom=-.002)
-    axis.set_title(f"area under the curve: {coverage_risk(confidence, right)['area']:.4f}", fontsize=10)
-    axis.legend(frameon=False, fontsize=8); axis.spines[['top', 'right']].set_visible(False)
+    if answers['risk'] is not None:
+        axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3,
+                     label=f"answered: {answers['coverage']:.1%}, wrong: {answers['risk']:.1%}")
+    if answers['stated_risk'] is not None:
+        axis.axhline(answers['stated_risk'], color='#9aa0a6', linestyle=':',
+                     label=f"stated: at most {answers['stated_risk']:.1%}")
+    axis.set(xlabel='coverage', ylabel='risk', xlim=(0, 1.02))
+    axis.set_ylim(bottom=-.002)
+    axis.set_title(f"area under the curve: {risk.mean():.4f}", fontsize=10)
+    if answers['risk'] is not None: axis.legend(frameon=False, fontsize=8)
+    axis.spines[['top', 'right']].set_visible(False)
     plt.close(figure)
     return figure
 
@@ -602,10 +552,12 @@ def evaluation_figures(
     scored: Scored, # the same ones calibrated
     metrics: dict, # of them, as `report` returns them
 ) -> dict: # name -> figure
-    "The pictures that say what a network does"
-    return dict(confusion=show_confusion(metrics), reliability=show_reliability(raw, scored), coverage_risk=show_coverage_risk(scored, metrics['answers']),
+    "All figures of this page"
+    return dict(confusion=show_confusion(metrics), reliability=show_reliability(raw, scored),
+                coverage_risk=show_coverage_risk(scored, metrics['answers']),
                 mistakes=show_mistakes(scored), suspects=show_suspects(scored))
 
+# %% ../../nbs/parts/evaluate.ipynb #6db550a3
 def save_figures(
     folder: Path, # where they go
     **figures, # name -> matplotlib figure
@@ -614,45 +566,53 @@ def save_figures(
     for name, figure in figures.items():
         with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
-# %% ../../nbs/parts/evaluate.ipynb #6db550a3
-def _task_lines(
-    task: str, # its name
-    metrics: dict, # of it
-) -> list[str]: # lines of text
-    "One task's metrics and each class's"
-    m, photos = metrics, sum(map(sum, metrics['confusion']))
-    accuracy, f1, ece = ('{:.3f} to {:.3f}'.format(*m[f'{name}_ci95']) for name in ('accuracy', 'macro_f1', 'ece'))
-    return [f"{task:<12}{m['accuracy']:>9.3f}   {accuracy:<16}{m['macro_f1']:>9.3f}   {f1:<16}{m['ece']:>6.3f}   {ece:<16}"
-            f"{m['ece_before']:>7.3f}{m['nll']:>8.3f}{m['brier']:>8.3f}{photos:>8}",
-            *(f"  {name:<18} precision {row['precision']:.3f}, recall {row['recall']:.3f}, F1 {row['f1']:.3f}, {row['photos']} photos"
-              for name, row in m['classes'].items())]
-
-def _risk_line(
-    answers: dict, # `metrics['answers']`
-) -> str: # a line of text
-    "What abstaining brings, and what is stated of it"
-    if answers['risk'] is None: return 'no photo gets an answer: none is sure enough'
-    stated = answers['stated_risk']
-    return (f"answers {answers['coverage']:.1%} of the photos; of these answers {answers['risk']:.1%} are wrong "
-            f"({answers['risk_ci95'][0]:.1%} to {answers['risk_ci95'][1]:.1%})"
-            + ('' if stated is None else f"; stated for pictures like those of validation: at most {stated:.1%}, "
-                                         f"with {answers['certainty']:.0%} confidence"))
-
 # %% ../../nbs/parts/evaluate.ipynb #6cd37c73
+def _task_lines(name: str, task: dict) -> list[str]:
+    "One task's metrics, and below them each class's"
+    line = f'{name:<12}'
+    for metric in ('accuracy', 'macro_f1', 'ece'):
+        line += '{:>9.3f}   {:<16}'.format(task[metric], '{:.3f} to {:.3f}'.format(*task[f'{metric}_ci95']))
+    line += '{ece_before:>7.3f}{nll:>8.3f}{brier:>8.3f}'.format(**task) + f"{np.sum(task['confusion']):>8}"
+    row = '  {:<18} precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}, {photos} photos'
+    return [line, *(row.format(label, **scores) for label, scores in task['classes'].items())]
+
+def _risk_line(answers: dict) -> str:
+    "What withholding answers gains, and what is stated of it"
+    if answers['risk'] is None: return 'no photo gets an answer: none is sure enough'
+    line = 'answers {coverage:.1%} of the photos; of these answers {risk:.1%} are wrong'.format(**answers)
+    line += ' ({:.1%} to {:.1%})'.format(*answers['risk_ci95'])
+    if answers['stated_risk'] is None: return line
+    return line + ('; stated for pictures like those of validation: at most {stated_risk:.1%}, '
+                   'with {certainty:.0%} confidence').format(**answers)
+
+# %% ../../nbs/parts/evaluate.ipynb #6d0f6c85
 def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
     "Both tasks' metrics and each class's, for a terminal"
-    lines = [f"{'task':<12}{'accuracy':>9}   {'95 % interval':<16}{'macro-F1':>9}   {'95 % interval':<16}{'ECE':>6}   {'95 % interval':<16}"
-             f"{'before':>7}{'NLL':>8}{'Brier':>8}{'photos':>8}"]
-    lines += [line for task in ('fruit', 'freshness', 'both') if metrics[task] for line in _task_lines(task, metrics[task])]
+    columns = ''.join(f"{name:>9}   {'95 % interval':<16}" for name in ('accuracy', 'macro-F1', 'ECE'))
+    lines = [f"{'task':<12}{columns}{'before':>7}{'NLL':>8}{'Brier':>8}{'photos':>8}"]
+    for task in ('fruit', 'freshness', 'both'):
+        if metrics[task]: lines += _task_lines(task, metrics[task])
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
     unknown, auroc = metrics['of_unknown_fruits'], metrics['novelty']['auroc']
-    if auroc is not None:
-        lines.append(f"novelty, {unknown} photos of unknown fruits against {metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
+    if auroc is not None: lines.append(f"novelty, {unknown} photos of unknown fruits against "
+                                       f"{metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
     return '\n'.join([*lines, _risk_line(metrics['answers'])])
 
-# %% ../../nbs/parts/evaluate.ipynb #6795a36d
+# %% ../../nbs/parts/evaluate.ipynb #dcd2b93a
+def processes() -> PartialState: # which process this is, of how many, and its device
+    "The processes that work together: on graphics cards, else (or by `ACCELERATE_USE_CPU`) on the processor"
+    on_cpu = 'LOCAL_RANK' in os.environ and not torch.cuda.is_available()
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU') or on_cpu, timeout=timedelta(days=7))
+
+def say(
+    words: object, # anything with a readable `str`
+) -> None:
+    "Tell the person at the terminal; results go to stdout, this goes to stderr"
+    if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
+
+# %% ../../nbs/parts/evaluate.ipynb #280dcc1b
 @command
 def fruit_evaluate(
     folder: str, # labelled photos
@@ -663,9 +623,8 @@ def fruit_evaluate(
     net = load_model(model or shipped_model(), processes().device)
     found = find_photos(folder, net.config.fruits)
     checked = check_photos(found.photos, net.config.normalisation.size)
-    say(found); say(checked)
     grouping = group_photos(checked.photos)
-    say(grouping)
+    for part in (found, checked, grouping): say(part)
     raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
     scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
     metrics = report(raw, scored, given_answers(scored, config), config.stated_risk)

@@ -24,7 +24,7 @@ from fruit_freshness.parts.core import FRESHNESS, progress_bar
 from fruit_freshness.data import Photo, PhotoStore, check_photos, find_photos
 from fruit_freshness.parts.sample import _background, _cloud
 from fruit_freshness.model import FruitNet, fit_novelty, load_model, save_model
-from fruit_freshness.split import Split, load_split
+from fruit_freshness.split import load_split
 from fruit_freshness.parts.evaluate import (Scored, backbone_features, crossfit, fit_calibration,
                                             metrics_table, report, score_photos)
 
