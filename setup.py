@@ -22,7 +22,7 @@ setup(
     license='Apache-2.0',
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={cfg['lib_path']: ['shipped/*', 'apps/*.html']},
+    package_data={cfg['lib_path']: ['shipped/*', 'apps/*.html', 'parts/*.css', 'parts/*.js']},
     install_requires=cfg['requirements'].split(),
     extras_require={**extras, 'dev': [*cfg['dev_requirements'].split(), *sum(extras.values(), [])]},
     entry_points={

@@ -1,7 +1,6 @@
 """What the tests share: the root of the repository and a way to run its commands."""
 import asyncio
 import configparser
-import io
 import os
 import shutil
 import socket
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hosts import jpeg
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -85,12 +85,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
-
-
-def jpeg(photo, **kwargs):
-    stream = io.BytesIO()
-    photo.save(stream, 'JPEG', **kwargs)
-    return stream.getvalue()
 
 
 @pytest.fixture(scope='session')

@@ -166,7 +166,7 @@ def cut(self: _Fetch):
     with self.lock: self.over = True
     for each in self.sockets:
         try: each.shutdown(socket.SHUT_RDWR)
-        except OSError: pass # already ended, or not yet connected: then `connect_first` looks at the time again
+        except OSError: pass # already ended; or not yet connected, which `connect_first` sees to
 
 @patch
 def close(self: _Fetch):
