@@ -19,7 +19,7 @@ from conftest import BIN, ROOT, SMALL, run
 from fruit_freshness.data import check_photos, find_photos
 from fruit_freshness.parts.sample import draw_broken, draw_sample
 from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone,
-                                   fold_frozen, freeze_backbone, load_model, multitask_loss, widen_depthwise)
+                                   freeze_backbone, load_model, multitask_loss, speed_up)
 from fruit_freshness.split import load_split
 from fruit_freshness.train import TrainConfig, Trainer, train_photos
 from fruit_freshness.parts.evaluate import score_photos
@@ -82,7 +82,7 @@ def train_until(out: Path, sample: Path, weights: Path, left: int) -> None:
     "Begin a run or go on with it until the power fails"
     torch.set_num_threads(1)
     cut = PowerCut(out, left)
-    train_photos(TrainConfig(SMALL, str(weights), epochs=4, batch=8, copies=False), str(sample), out, resume=True)
+    train_photos(TrainConfig(SMALL, str(weights), epochs=4, batch_size=8, copies=False), str(sample), out, resume=True)
     out.with_suffix('.operations').write_text(str(left - cut.left))
 
 
@@ -139,8 +139,8 @@ sys.addaudithook(hear)
 name_of_now, search, split_photos = time.strftime, train.group_photos, train.split_photos
 def late_name(form, *when): return name_of_now(form, *when) if main else name_of_now(form, time.localtime(time.time() + 3)) # a clock that is ahead
 def long_search(*photos, **options): time.sleep(main * 6); return search(*photos, **options)
-def odd_split(*photos):
-    split = split_photos(*photos)
+def odd_split(*photos, **options):
+    split = split_photos(*photos, **options)
     return split if len(split.valid) % 2 else replace(split, rows=[row for row in split.rows if row.photo != split.valid[0]])
 train.time.strftime, train.group_photos, train.split_photos = late_name, long_search, odd_split
 sys.exit(train.fruit_train.main())
@@ -204,7 +204,7 @@ def small_net(backbone: str, size: int) -> FruitNet:
     torch.manual_seed(0)
     body, normalisation = create_backbone(backbone)
     net = FruitNet(ModelConfig(['Apple', 'Kiwi', 'Pear'], backbone, replace(normalisation, size=size)), body)
-    freeze_backbone(net); widen_depthwise(net); fold_frozen(net)
+    freeze_backbone(net); speed_up(net)
     return net
 
 
