@@ -18,7 +18,8 @@ __all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trai
 import torch
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import (DataLoaderConfiguration, DistributedDataParallelKwargs, broadcast_object_list,
+                              set_seed)
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
@@ -34,12 +35,12 @@ from .data import (PhotoDataset, PhotoStore, check_photos, download_photos, find
                                   show_counts, train_transforms, valid_transforms)
 from .split import (Split, audit_split, group_photos, label_conflicts, load_split, save_split,
                                    show_split, split_photos)
-from .model import (FruitNet, LossBalance, ModelError, backbone_stages, class_weights, count_parameters,
-                                   create_model, fast_dtype, freeze_backbone, load_model, multitask_loss,
-                                   save_model, speed_up)
-from .parts.evaluate import (at_temperatures, calibrate, crossfit, evaluation_figures, given_answers,
-                                            make_loader, metrics_table, processes, report, save_figures, say,
-                                            score_photos)
+from .model import (FruitNet, LossBalance, ModelError, backbone_stages, class_weights,
+                                   count_parameters, create_model, fast_dtype, freeze_backbone, load_model,
+                                   multitask_loss, save_model, speed_up)
+from .parts.evaluate import (at_temperatures, calibrate, crossfit, evaluation_figures,
+                                            given_answers, make_loader, metrics_table, processes, report,
+                                            save_figures, say, score_photos)
 
 # %% ../nbs/03_train.ipynb #121a13d2
 @dataclass
@@ -52,18 +53,18 @@ class TrainConfig:
     batch_size: int=32 # photos a step, over all processes
     lr: float=1e-4 # Adam's learning rate
     weight_decay: float=1e-3 # Adam's weight decay
-    valid_share: float=.2 # share of the photos that validate: they choose the epoch, the temperatures and the thresholds
+    valid_share: float=.2 # share of the photos that validate: they choose epoch, temperatures and thresholds
     test_share: float=0. # share of the photos that choose nothing; the figures are theirs where it is above 0
     seed: int=42 # of the split, the heads' first weights, the order and the augmentation
     copies: bool=True # look in the pixels for copies of a picture, which belong on one side of the split
     schedule: str='fixed' # of the learning rate: fixed, one-cycle or cosine
     warmup: float=1. # epochs in which the learning rate of cosine rises
-    unfreeze: Sequence[int]=(0,) # epochs after which the backbone's last stage learns, the one before it, ...; none: only the heads
+    unfreeze: Sequence[int]=(0,) # epochs after which the last stage learns, the one before, ...; or none
     layer_decay: float=1. # learning rate of each stage as a share of that of the stage behind it
     balance: str='sum' # how two losses become one: sum, fixed, uncertainty or dwa
-    task_weights: Sequence[float]=(1., 1.) # of fruit and freshness where balance is fixed; 1 0 learns the fruit alone
+    task_weights: Sequence[float]=(1., 1.) # of both losses where balance is fixed; 1 0 learns the fruit alone
     class_weights: bool=False # give photos of rare fruits and of the rarer freshness more weight
-    baseline: Sequence[float]=() # accuracy of networks trained for fruit or freshness alone (0: unknown); a worse one is reported
+    baseline: Sequence[float]=() # accuracy of networks for fruit or freshness alone (0: unknown)
 
 # %% ../nbs/03_train.ipynb #1dfedbd3
 def make_schedule(
@@ -77,20 +78,20 @@ def make_schedule(
     if name == 'one-cycle':
         highest = [group['lr'] for group in optimiser.param_groups]
         return lr_scheduler.OneCycleLR(optimiser, highest, total_steps=steps)
-    if name != 'cosine': raise DataError(f"--schedule {name}: no such schedule; choose fixed, one-cycle or cosine")
+    if name != 'cosine': raise DataError(f"--schedule {name}: unknown; choose fixed, one-cycle or cosine")
     warmup = min(max(warmup, 1), steps - 1) if steps > 1 else 1
     rise = lr_scheduler.LinearLR(optimiser, 1 / warmup, total_iters=warmup - 1)
     fall = lr_scheduler.CosineAnnealingLR(optimiser, max(steps - warmup, 1))
     return lr_scheduler.SequentialLR(optimiser, [rise, fall], [warmup])
 
 # %% ../nbs/03_train.ipynb #c70b331d
-_BALANCE_LR = .01 # of learned loss weights: Adam moves a parameter by about its rate a step, and a log variance has to move by one or more
+_BALANCE_LR = .01 # of learned loss weights, which have to move by one or more: Adam's steps are as long
 
 def parameter_groups(
     net: FruitNet, # to be trained
     balance: LossBalance, # of its losses
     config: TrainConfig, # the recipe
-) -> list[dict]: # for the optimiser: heads, each stage from the last on, and the loss weights if they are learned
+) -> list[dict]: # for the optimiser: heads, each stage from the last on, loss weights if they are learned
     "What learns, and how fast"
     stages = backbone_stages(net.backbone, net.config.normalisation.size)[:len(config.unfreeze)]
     heads = nn.ModuleList([net.shared, net.fruit_head, net.freshness_head])
@@ -114,7 +115,7 @@ class _EpochSampler(Sampler):
         return iter(torch.randperm(self.count, generator=generator).tolist())
 
 # %% ../nbs/03_train.ipynb #4f8ca954
-_SMALLEST_BATCH = 16 # with fewer photos BatchNorm's error rises: 23.7 % with 16, 24.8 % with 8, 27.3 % with 4 (Wu and He 2018, arXiv 1803.08494)
+_SMALLEST_BATCH = 16 # errors with BatchNorm: 23.7 % with 16, 24.8 % with 8 (Wu and He 2018, arXiv 1803.08494)
 
 def _batch_per_process(
     batch_size: int, # photos a step that the recipe asks for
@@ -122,7 +123,7 @@ def _batch_per_process(
 ) -> int: # photos a step in each process
     "An equal share of the batch, but enough for BatchNorm"
     if batch_size < 2:
-        raise DataError(f"--batch-size {batch_size}: BatchNorm needs several photos a step; give 2 or more, better {_SMALLEST_BATCH}")
+        raise DataError(f"--batch-size {batch_size}: BatchNorm needs several photos; give 2 or more")
     return max(batch_size // count, min(batch_size, _SMALLEST_BATCH))
 
 # %% ../nbs/03_train.ipynb #42b648b1
@@ -131,7 +132,8 @@ def _make_accelerator(
 ) -> Accelerator: # one state a process, however often it is asked for
     "The device, its processes, and the number format"
     precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(processes().device), 'no')
-    return Accelerator(mixed_precision=precision, dataloader_config=DataLoaderConfiguration(non_blocking=True),
+    loading = DataLoaderConfiguration(non_blocking=True)
+    return Accelerator(mixed_precision=precision, dataloader_config=loading,
                        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)])
 
 # %% ../nbs/03_train.ipynb #be86239a
@@ -142,7 +144,7 @@ class Progress:
     "How far a run has come"
     epoch: int=0 # epochs finished
     step: int=0 # steps finished in the current epoch
-    sums: list[float]=field(default_factory=lambda: [0.] * 7) # of the current epoch: the four metrics', its photos, and both losses as weighted
+    sums: list[float]=field(default_factory=lambda: [0.] * 7) # four metrics', photos, both losses as weighted
     seconds: float=0. # spent in the current epoch
     best_loss: float=float('inf') # lowest validation loss of the tasks together
     best_epoch: int=0 # the epoch that had it
@@ -177,7 +179,7 @@ def make_loaders(self: Trainer,
     count, asked = self.accelerator.num_processes, self.config.batch_size
     batch = _batch_per_process(asked, count)
     if batch * count > asked:
-        say(f"{count} processes take {batch} photos each, so {batch * count} a step and not {asked}: BatchNorm needs them")
+        say(f"{count} processes take {batch} photos each for BatchNorm: {batch * count} a step, not {asked}")
     self.config = replace(self.config, batch_size=batch * count) # what is done, for the model card
     fruits, normalisation, seed = net.config.fruits, net.config.normalisation, self.config.seed
     self.dataset = PhotoDataset(self.split.train, fruits, train_transforms(normalisation), self.store, seed)
@@ -194,13 +196,14 @@ def make_optimiser(self: Trainer,
     "Adam, the schedule of its learning rate, and the balance of the two losses"
     config, device, epoch = self.config, self.accelerator.device, len(self.train_loader)
     self.balance = LossBalance(config.balance, config.task_weights)
-    freeze_backbone(net, len(config.unfreeze)) # several processes must know from the start what will ever learn
+    freeze_backbone(net, len(config.unfreeze)) # processes must know from the start what will ever learn
     groups = parameter_groups(net, self.balance, config)
     optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     self.net, self.optimiser = self.accelerator.prepare(net.to(memory_format=torch.channels_last), optimiser)
     learned = self.balance.log_variance.requires_grad
     self.prepared_balance = self.accelerator.prepare(self.balance) if learned else self.balance.to(device)
-    self.schedule = make_schedule(optimiser, config.schedule, config.epochs * epoch, round(config.warmup * epoch))
+    warmup = round(config.warmup * epoch)
+    self.schedule = make_schedule(optimiser, config.schedule, config.epochs * epoch, warmup)
     self.accelerator.register_for_checkpointing(self.schedule, self.balance)
 
 @patch
@@ -211,18 +214,20 @@ def weigh_classes(self: Trainer,
     fruit = [fruits.index(photo.fruit) for photo in self.split.train]
     freshness = [FRESHNESS.index(photo.freshness) for photo in self.split.train]
     weights = class_weights(fruit, len(fruits)), class_weights(freshness, len(FRESHNESS))
-    self.class_weights = [task.to(self.accelerator.device) if self.config.class_weights else None for task in weights]
+    wanted, device = self.config.class_weights, self.accelerator.device
+    self.class_weights = [task.to(device) if wanted else None for task in weights]
 
 # %% ../nbs/03_train.ipynb #925a9888
 @patch
 def fit(self: Trainer) -> list[dict]: # the history
-    "Train until the last epoch or until patience is at an end; Ctrl-C keeps everything up to the last step and raises `KeyboardInterrupt`"
+    "Train until the last epoch, the end of patience, or Ctrl-C, which keeps everything up to the last step"
     with heard_stop() as stop:
         while not self.is_finished():
             if self.train_epoch(stop): self.finish_epoch()
             self.save_checkpoint()
             if self.asked_to_stop(stop) and not self.is_finished():
-                raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1}; nothing is lost: go on with --out {self.out} --resume")
+                raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1}; nothing is lost: "
+                                        f"go on with --out {self.out} --resume")
     return self.state.history
 
 # %% ../nbs/03_train.ipynb #9decbb05
@@ -235,12 +240,12 @@ def train_epoch(self: Trainer,
     self.unfreeze(); self.net.train()
     self.dataset.epoch = self.sampler.epoch = state.epoch
     sums = torch.tensor(state.sums, device=self.accelerator.device)
-    finite = torch.full((), float(state.step), device=sums.device) # steps until a sum is not a number, which it then stays
+    finite = torch.full((), float(state.step), device=sums.device) # steps until a sum is NaN, which it stays
     for batch in self.batches():
         sums += self.train_step(*batch)
         finite += sums.isfinite().all()
         self.schedule.step(); state.step += 1
-        if self.progress and state.step % _READ_EVERY == 0: self.bar.set_postfix(_running_means(sums.tolist()))
+        if self.progress and state.step % _READ_EVERY == 0: self.bar.set_postfix(_running_means(sums))
         if self.asked_to_stop(stop): break
     self.check_steps(finite)
     state.sums, state.seconds = sums.tolist(), state.seconds + time.perf_counter() - began
@@ -264,13 +269,13 @@ def train_step(self: Trainer,
     return torch.cat([_photo_metrics(logits, fruit, freshness).sum(0), count, weighted])
 
 # %% ../nbs/03_train.ipynb #05b1b820
-_READ_EVERY = 10 # steps between two reads of numbers on the device, each of which waits for it; about one read a second
+_READ_EVERY = 10 # steps between two reads from the device, each of which waits for it; about one a second
 
 def _photo_metrics(
     logits, # `Logits` of a batch
     fruit: Tensor, # `(N,) int64`
     freshness: Tensor, # `(N,) int64`
-) -> Tensor: # `(N, 4) float32`: each photo's losses (nats) and whether each answer is right, in the order of `_METRICS`
+) -> Tensor: # `(N, 4) float32`: each photo's losses (nats) and right answers, in the order of `_METRICS`
     "What each photo adds to the running metrics"
     columns = []
     for scores, truth in ((logits.fruit, fruit), (logits.freshness, freshness)):
@@ -278,8 +283,8 @@ def _photo_metrics(
         columns.append((scores.argmax(1) == truth).float())
     return torch.stack(columns, dim=1).detach()
 
-def _running_means(sums: Sequence[float]) -> dict[str, str]: # for the progress bar
-    return {name: f'{value / sums[4]:.3f}' for name, value in zip(_METRICS, sums)}
+def _running_means(sums: Tensor) -> dict[str, str]: # for the progress bar
+    return {name: f'{value:.3f}' for name, value in zip(_METRICS, (sums / sums[4]).tolist())}
 
 # %% ../nbs/03_train.ipynb #b3193a5b
 @patch
@@ -287,7 +292,8 @@ def batches(self: Trainer) -> Iterator: # with a progress bar
     "The rest of the epoch's batches"
     loader, done = self.train_loader, self.state.step
     if done: loader = self.accelerator.skip_first_batches(loader, done)
-    self.bar = progress_bar(loader, note=f'epoch {self.state.epoch + 1}/{self.config.epochs}', unit='step', leave=False,
+    note = f'epoch {self.state.epoch + 1}/{self.config.epochs}'
+    self.bar = progress_bar(loader, note=note, unit='step', leave=False,
                             total=len(self.train_loader), initial=done, show=self.progress)
     return iter(self.bar)
 
@@ -316,9 +322,10 @@ def _diverged(
     place: str, # e.g. 'epoch 1, step 2'
 ) -> ModelError: # to be raised
     "Say where the loss was lost, and what to do"
-    return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. Start again in another --out "
-                      f"with a lower learning rate: --lr {config.lr / 10:g} (--find-lr shows which suit). If this was the first step, "
-                      f"the backbone's weights are unusable: give others with --weights FILE")
+    return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. "
+                      f"Start again in another --out with a lower learning rate: --lr {config.lr / 10:g} "
+                      f"(--find-lr shows which suit). If this was the first step, the backbone's weights are unusable: "
+                      f"give others with --weights FILE")
 
 @patch
 def check_steps(self: Trainer,
@@ -332,12 +339,13 @@ def check_steps(self: Trainer,
 @patch
 @torch.no_grad()
 def validate(self: Trainer) -> list[float]: # means in the order of `_METRICS`
-    "Losses and accuracies on the validation photos, each photo once, over all processes; the mode is restored"
+    "Losses and accuracies on the validation photos, each once, over all processes; the mode is restored"
     was_training = self.net.training
     self.net.eval()
     rows = []
     for images, fruit, freshness in self.valid_loader:
-        with self.accelerator.autocast(): logits = self.net(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast(): logits = self.net(images)
         rows.append(self.accelerator.gather_for_metrics(_photo_metrics(logits, fruit, freshness)))
     self.net.train(was_training)
     return torch.cat(rows).mean(0).tolist()
@@ -346,7 +354,8 @@ def validate(self: Trainer) -> list[float]: # means in the order of `_METRICS`
 @patch
 def all_sums(self: Trainer) -> list[float]: # as `Progress.sums`
     "The sums of the current epoch over all processes"
-    return self.accelerator.reduce(torch.tensor(self.state.sums, device=self.accelerator.device), reduction='sum').tolist()
+    sums = torch.tensor(self.state.sums, device=self.accelerator.device)
+    return self.accelerator.reduce(sums, reduction='sum').tolist()
 
 def _history_row(
     state: Progress, # at the end of an epoch
@@ -405,8 +414,9 @@ def _epoch_line(
     epochs: int, # of the run
 ) -> str: # for the terminal
     "An epoch in one line"
-    tasks = [f"{task} {row[f'valid_{task}_accuracy']:.3f} (loss {row[f'valid_{task}_loss']:.3f})" for task in ('fruit', 'freshness')]
-    return (f"epoch {row['epoch']:2}/{epochs}   validation: {', '.join(tasks)}   "
+    def reached(task):
+        return f"{task} {row[f'valid_{task}_accuracy']:.3f} (loss {row[f'valid_{task}_loss']:.3f})"
+    return (f"epoch {row['epoch']:2}/{epochs}   validation: {reached('fruit')}, {reached('freshness')}   "
             f"{row['seconds']:.0f} s, {row['photos_per_second']:.0f} photos/s")
 
 # %% ../nbs/03_train.ipynb #dc9cf11b
@@ -414,7 +424,7 @@ def _patient_until(
     config: TrainConfig, # the recipe
 ) -> float: # epochs; 0 if patience counts from the first one on
     "When the last stage learns and the learning rate has reached its highest"
-    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # torch's OneCycleLR rises in the first 30 % of its steps
+    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # OneCycleLR rises for 30 %
     return max(0, *config.unfreeze, rising.get(config.schedule, 0))
 
 @patch
@@ -448,7 +458,7 @@ def _is_sealed(folder: Path) -> bool:
     return False
 
 # %% ../nbs/03_train.ipynb #8f607bb9
-_CHECKPOINTS = ('checkpoint', '.checkpoint.new', '.checkpoint.old') # the run's, the one being written, and the one before
+_CHECKPOINTS = ('checkpoint', '.checkpoint.new', '.checkpoint.old') # the run's, the new, the last
 
 @patch
 def save_checkpoint(self: Trainer) -> None:
@@ -461,7 +471,8 @@ def save_checkpoint(self: Trainer) -> None:
     self.accelerator.wait_for_everyone()
     if main:
         with atomic_write(fresh/'progress.json') as file: json.dump(progress, file)
-        if (self.state.best_epoch, 0) == (self.state.epoch, self.state.step): save_model(self.accelerator.unwrap_model(self.net), fresh/'best')
+        if (self.state.best_epoch, 0) == (self.state.epoch, self.state.step):
+            save_model(self.accelerator.unwrap_model(self.net), fresh/'best')
         elif self.state.best_epoch: shutil.copytree(place/'best', fresh/'best')
         _seal(fresh)
         shutil.rmtree(old, ignore_errors=True)
@@ -477,7 +488,7 @@ def load_checkpoint(self: Trainer) -> None:
     place, *others = (self.out/name for name in _CHECKPOINTS)
     main = self.accelerator.is_main_process
     if main and not _is_sealed(place):
-        if place.exists(): say(f"{place}: damaged; the run goes on from the checkpoint before it, or from its beginning")
+        if place.exists(): say(f"{place}: damaged; the run goes on from further back")
         shutil.rmtree(place, ignore_errors=True)
         if whole := next((other for other in others if _is_sealed(other)), None): whole.rename(place)
     self.accelerator.wait_for_everyone()
@@ -495,7 +506,7 @@ def lr_find(self: Trainer,
     steps: int=100, # from one to the other, in equal ratios
 ) -> list[tuple[float, float]]: # learning rates, and the training loss at each, smoothed
     "Raise the learning rate from step to step until the loss explodes; the trainer is restored"
-    if self.accelerator.num_processes > 1: raise DataError("--find-lr: runs in one process; start it without accelerate launch")
+    if self.accelerator.num_processes > 1: raise DataError("--find-lr: start it without accelerate launch")
     tried, smooth, groups = [], 0., self.optimiser.param_groups
     with tempfile.TemporaryDirectory() as before:
         self.accelerator.save_state(before)
@@ -512,7 +523,7 @@ def lr_find(self: Trainer,
     return tried
 
 # %% ../nbs/03_train.ipynb #91cc7271
-def _suggested_lr(tried: Sequence[tuple[float, float]]) -> float: # a tenth of the rate at which the loss is lowest
+def _suggested_lr(tried: Sequence[tuple[float, float]]) -> float: # a tenth of the rate with the lowest loss
     return min(tried, key=lambda pair: pair[1])[0] / 10
 
 def show_lr_find(
@@ -537,12 +548,14 @@ def show_history(
     import matplotlib.pyplot as plt
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), layout='constrained', sharex=True)
     epochs = [row['epoch'] for row in history]
-    sides = dict(train=dict(label='training', color='#9aa0a6'), valid=dict(label='validation', color='#c8553d'))
+    grey, red = dict(label='training', color='#9aa0a6'), dict(label='validation', color='#c8553d')
     for (row, column), axis in np.ndenumerate(axes):
         metric, task = ('loss', 'accuracy')[row], ('fruit', 'freshness')[column]
-        for side, style in sides.items():
-            axis.plot(epochs, [epoch[f'{side}_{task}_{metric}'] for epoch in history], marker='o', markersize=3, **style)
-        axis.set_title(f'{task}: {metric}', fontsize=10); axis.grid(alpha=.3); axis.spines[['top', 'right']].set_visible(False)
+        for side, style in (('train', grey), ('valid', red)):
+            values = [epoch[f'{side}_{task}_{metric}'] for epoch in history]
+            axis.plot(epochs, values, marker='o', markersize=3, **style)
+        axis.set_title(f'{task}: {metric}', fontsize=10); axis.grid(alpha=.3)
+        axis.spines[['top', 'right']].set_visible(False)
     for axis in axes[1]: axis.set_xlabel('epoch'); axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend(frameon=False)
     plt.close(figure)
@@ -554,23 +567,25 @@ def _overfits(history: Sequence[dict], task: str) -> list[str]:
     train, valid, last = f'train_{task}_loss', f'valid_{task}_loss', history[-1]
     low = min(history, key=lambda row: row[valid])
     if last[valid] <= 1.1 * low[valid] + .01 or last[train] >= low[train]: return []
-    return [f"{task} overfits: after epoch {low['epoch']} its training loss went on falling ({low[train]:.3f} to {last[train]:.3f}) "
-            f"while its validation loss rose ({low[valid]:.3f} to {last[valid]:.3f}); more photos, or a lower --lr, help"]
+    return [f"{task} overfits: after epoch {low['epoch']} its training loss fell further ({low[train]:.3f} "
+            f"to {last[train]:.3f}) while its validation loss rose ({low[valid]:.3f} to {last[valid]:.3f}); "
+            f"more photos, or a lower --lr, help"]
 
 def _lags(history: Sequence[dict], metrics: dict, task: str, other: str) -> list[str]:
     "Whether one task is far behind the other"
     def share(name): # lowest validation loss, as a share of what guessing costs
-        return min(row[f'valid_{name}_loss'] for row in history) / np.log(max(len(metrics[name]['labels']), 2))
+        guessing = np.log(max(len(metrics[name]['labels']), 2))
+        return min(row[f'valid_{name}_loss'] for row in history) / guessing
     if share(task) < .05 or share(task) < 2 * share(other): return []
-    return [f"{task} lags: its lowest validation loss is {share(task):.0%} of what guessing costs, that of {other} {share(other):.0%}; "
-            f"--balance dwa or --balance uncertainty may help, or more photos that show it"]
+    return [f"{task} lags: its lowest validation loss is {share(task):.0%} of what guessing costs, that of "
+            f"{other} {share(other):.0%}; more photos of it, --balance dwa or --balance uncertainty help"]
 
 def _better_alone(metrics: dict, task: str, alone: float) -> list[str]:
     "Whether a network for one task does better than this one, by more than chance"
     low, high = metrics[task]['accuracy_ci95']
     if alone <= high: return []
-    return [f"negative transfer: {task} reaches {metrics[task]['accuracy']:.3f} ({low:.3f} to {high:.3f}), and a network that learnt it alone "
-            f"{alone:.3f}; another --balance, or two networks, may help"]
+    return [f"negative transfer: {task} reaches {metrics[task]['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+            f"and a network that learnt it alone {alone:.3f}; another --balance, or two networks, may help"]
 
 # %% ../nbs/03_train.ipynb #83dababb
 def diagnose(
@@ -583,7 +598,8 @@ def diagnose(
     if not all(metrics[task] for task in tasks): return []
     notes = []
     for task, other, alone in zip(tasks, tasks[::-1], (*baseline, 0, 0)):
-        notes += _overfits(history, task) + _lags(history, metrics, task, other) + _better_alone(metrics, task, alone)
+        notes += _overfits(history, task) + _lags(history, metrics, task, other)
+        notes += _better_alone(metrics, task, alone)
     return notes
 
 # %% ../nbs/03_train.ipynb #ffe6acc8
@@ -598,10 +614,11 @@ def _fetch_data(
     if data == 'kaggle': return download_photos()
     if data.startswith('kaggle:'): return download_photos(data.removeprefix('kaggle:'))
     if Path(data).is_dir(): return Path(data)
-    raise DataError(f"{data}: no such folder; give one with photos, or 'sample' for a drawn one, or 'kaggle' to download")
+    raise DataError(f"{data}: no such folder; give one with photos, or 'sample', or 'kaggle' to download")
 
 # %% ../nbs/03_train.ipynb #2088ea53
-_OLD_NAMES = dict(batch='batch_size', valid='valid_share', stage_decay='layer_decay', weigh_classes='class_weights') # in 0.1
+_OLD_NAMES = dict(batch='batch_size', valid='valid_share', stage_decay='layer_decay',
+                  weigh_classes='class_weights') # of the recipe in 0.1
 
 def _as_option(name: str, value) -> str: # e.g. '--seed 42'
     "How the command line says it"
@@ -615,15 +632,18 @@ def _check_run(
     out: Path, # run folder
     resume: bool, # go on with what is there
 ) -> bool: # whether there is something to go on with
-    "`DataError` if the folder holds another run, or the same one that nobody asked to resume; one without run.json has not begun"
+    "`DataError` if the folder holds another run, or the same one that nobody asked to resume"
     if not (out/'run.json').exists(): return False
-    try: begun = {_OLD_NAMES.get(name, name): value for name, value in json.loads((out/'run.json').read_text()).items()}
-    except (ValueError, AttributeError): raise DataError(f"{out/'run.json'}: damaged; choose another --out") from None
-    if not resume: raise DataError(f"{out}: holds a run already; go on with it by --resume, or choose another --out")
+    try: begun = json.loads((out/'run.json').read_text()).items()
+    except (ValueError, AttributeError):
+        raise DataError(f"{out/'run.json'}: damaged; choose another --out") from None
+    if not resume: raise DataError(f"{out}: holds a run; go on with it by --resume, or choose another --out")
+    begun = {_OLD_NAMES.get(name, name): value for name, value in begun}
     begun, facts = (json.loads(json.dumps(asdict(TrainConfig()) | known)) for known in (begun, facts))
     may_change = {'baseline'} | ({'epochs'} if facts['schedule'] == 'fixed' else set())
-    changed = [_as_option(name, begun.get(name)) for name in facts if name not in may_change and facts[name] != begun.get(name)]
-    if changed: raise DataError(f"{out}: was begun {', '.join(changed)}; resume it so, or choose another --out")
+    changed = {name for name in facts if name not in may_change and facts[name] != begun.get(name)}
+    options = ', '.join(_as_option(name, begun.get(name)) for name in facts if name in changed)
+    if changed: raise DataError(f"{out}: was begun {options}; resume it so, or choose another --out")
     return True
 
 # %% ../nbs/03_train.ipynb #bcf81a99
@@ -638,16 +658,18 @@ def _run_split(
     else:
         grouping = group_photos(photos, copies=config.copies)
         say(grouping)
-        if not config.copies: say("warning: copies were not looked for in the pixels (--no-copies); the figures may be inflated")
+        if not config.copies: say("warning: --no-copies: copies not looked for; figures may be inflated")
         for conflict in label_conflicts(grouping):
-            say('label conflict: ' + ', '.join(f'{photo.path} is {photo.fruit} {photo.freshness}' for photo in conflict))
+            labels = (f'{photo.path} is {photo.fruit} {photo.freshness}' for photo in conflict)
+            say(f"label conflict: {', '.join(labels)}")
         test = dict(test=config.test_share) if config.test_share else {}
         split = split_photos(grouping, config.valid_share, config.seed, **test)
-    if len(split.train) < 2: raise DataError(f"{len(split.train)} photo is left to train on; add photos of other pictures")
+    if len(split.train) < 2: raise DataError(f"{len(split.train)} photo to train on; add other pictures")
     audit_split(split)
     if processes().is_main_process: save_split(split, out/'split.csv')
     tested = len(split.side('test'))
-    say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate" + f', {tested} of still others test' * bool(tested))
+    tests = f', {tested} of still others test' if tested else ''
+    say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate{tests}")
     return split
 
 # %% ../nbs/03_train.ipynb #96b82495
@@ -659,7 +681,7 @@ def _make_trainer(
 ) -> Trainer: # at the beginning of the run
     "Everything that comes before the first epoch: the network, the photos and the split"
     set_seed(config.seed)
-    net = create_model(['?'], config.backbone, config.weights) # fails early, before photos are read, if there are no weights
+    net = create_model(['?'], config.backbone, config.weights) # fails early if there are no weights
     accelerator = _make_accelerator()
     main = accelerator.is_main_process
     say(f"run folder {out}")
@@ -669,12 +691,15 @@ def _make_trainer(
         checked = check_photos(found.photos, net.config.normalisation.size)
         say(found); say(checked)
         if main:
-            with atomic_write(out/'set_aside.csv') as file: csv.writer(file).writerows([('path', 'reason'), *found.unplaced, *checked.rejected])
+            reasons = [('path', 'reason'), *found.unplaced, *checked.rejected]
+            with atomic_write(out/'set_aside.csv') as file: csv.writer(file).writerows(reasons)
         split = _run_split(checked.photos, config, out, known=begun or not main)
     accelerator.wait_for_everyone()
     set_seed(config.seed)
-    net = FruitNet(replace(net.config, fruits=sorted({photo.fruit for photo in checked.photos})), net.backbone)
-    say('{total:,} parameters, {trainable:,} of them learn, on {device}'.format(**count_parameters(net), device=accelerator.device))
+    fruits = sorted({photo.fruit for photo in checked.photos})
+    net = FruitNet(replace(net.config, fruits=fruits), net.backbone)
+    sizes = count_parameters(net)
+    say(f"{sizes['total']:,} parameters, {sizes['trainable']:,} of them learn, on {accelerator.device}")
     return Trainer(net, split, config, out, checked.store)
 
 # %% ../nbs/03_train.ipynb #a0ee361c
@@ -700,9 +725,11 @@ def _training_facts(
     "What a network was trained with"
     split, config = trainer.split, asdict(trainer.config)
     for name in ('backbone', 'weights', 'patience', 'baseline'): del config[name]
-    counts = dict(photos=len(split.rows), training_photos=len(split.train), validation_photos=len(split.valid), test_photos=len(split.side('test')))
-    reached = dict(epochs=len(trainer.state.history), best_epoch=trainer.state.best_epoch, copies_looked_for=config.pop('copies'))
-    return dict(data=data, **counts, pictures=len({row.group for row in split.rows}), **(config | reached))
+    counts = dict(photos=len(split.rows), pictures=len({row.group for row in split.rows}))
+    for name, side in (('training', 'train'), ('validation', 'valid'), ('test', 'test')):
+        counts[f'{name}_photos'] = len(split.side(side))
+    reached = dict(epochs=len(trainer.state.history), best_epoch=trainer.state.best_epoch)
+    return dict(data=data, **counts, copies_looked_for=config.pop('copies'), **(config | reached))
 
 # %% ../nbs/03_train.ipynb #928eef6a
 def _copy_examples(
@@ -714,7 +741,8 @@ def _copy_examples(
     chosen = list({(photo.fruit, photo.freshness): photo for photo in split.valid}.values())
     (out/'examples').mkdir(exist_ok=True)
     for number, photo in enumerate(chosen[:most], 1):
-        shutil.copyfile(photo.path, out/'examples'/f'{number:02} {photo.fruit} {photo.freshness}{photo.path.suffix}')
+        name = f'{number:02} {photo.fruit} {photo.freshness}{photo.path.suffix}'
+        shutil.copyfile(photo.path, out/'examples'/name)
 
 def _finish_run(
     trainer: Trainer, # after its last epoch
@@ -764,7 +792,7 @@ def _try_rates(
     tried = trainer.lr_find()
     save_figures(out, lr_find=show_lr_find(tried))
     good = float(f'{_suggested_lr(tried):.1g}')
-    say(f"{out/'lr_find.png'} shows the loss at each learning rate; a tenth of the rate with the lowest loss is --lr {good:g}")
+    say(f"{out/'lr_find.png'} shows the loss at each learning rate; a tenth of the best one is --lr {good:g}")
     return dict(run=str(out), plot=str(out/'lr_find.png'), lr=good)
 
 # %% ../nbs/03_train.ipynb #6664ab8a
@@ -784,7 +812,7 @@ def fruit_train(
 ) -> dict: # metrics on the test photos, or else the validation photos
     "Check, split, train, evaluate and save; the last line on stdout is one JSON object"
     config = TrainConfig(**kwargs)
-    if config.epochs < 1: raise DataError(f"--epochs {config.epochs}: nothing would be learnt; give 1 or more")
+    if config.epochs < 1: raise DataError(f"--epochs {config.epochs}: give 1 or more")
     if resume and not out: raise DataError("--resume: give the run folder with --out")
     folder = Path(out or _new_run())
     return _try_rates(config, data, folder) if find_lr else train_photos(config, data, folder, resume)
