@@ -324,8 +324,8 @@ def _diverged(
     "Say where the loss was lost, and what to do"
     return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. "
                       f"Start again in another --out with a lower learning rate: --lr {config.lr / 10:g} "
-                      f"(--find-lr shows which suit). If this was the first step, the backbone's weights are unusable: "
-                      f"give others with --weights FILE")
+                      f"(--find-lr shows which suit). If this was the first step, the backbone's weights are "
+                      f"unusable: give others with --weights FILE")
 
 @patch
 def check_steps(self: Trainer,
