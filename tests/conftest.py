@@ -1,7 +1,6 @@
 """What the tests share: the root of the repository and a way to run its commands."""
 import asyncio
 import configparser
-import io
 import os
 import shutil
 import socket
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hosts import jpeg
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -46,6 +46,7 @@ def changes(copy) -> str:
 def small_weights(tmp_path_factory) -> Path:
     "Random weights of a very small backbone, as a file"
     import torch
+
     from fruit_freshness.model import create_backbone
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'small.pth'
@@ -88,17 +89,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def jpeg(photo, **kwargs):
-    stream = io.BytesIO()
-    photo.save(stream, 'JPEG', **kwargs)
-    return stream.getvalue()
-
-
 @pytest.fixture(scope='session')
 def turning_fruit():
     "Two photos of a drawn fruit, before and after, which the shipped network tells apart, and the fruit's name"
-    from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
     from fruit_freshness.infer import Predictor
+    from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
     predictor = Predictor()
     for seed in range(200):
         fruit = DRAWN_FRUITS[seed % 4]

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
-from fruit_freshness.parts.core import PhotoError
 from fruit_freshness.data import load_photo
+from fruit_freshness.parts.core import PhotoError
+from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
 
 SERVE = [sys.executable, '-c', 'from fruit_freshness.apps.serve import fruit_serve; raise SystemExit(fruit_serve.main())']
 

@@ -18,7 +18,15 @@ from kaggle_stand_in import NAMES, kaggle_stand_in
 from odd_files import draw_broken, packed
 from PIL import Image, ImageCms, features
 
-from fruit_freshness.data import DataError, Photo, PhotoStore, check_photos, download_photos, find_photos, load_photo
+from fruit_freshness.data import (
+    DataError,
+    Photo,
+    PhotoStore,
+    check_photos,
+    download_photos,
+    find_photos,
+    load_photo,
+)
 from fruit_freshness.parts.core import PhotoError, walk_files
 from fruit_freshness.parts.labels import FolderReader
 from fruit_freshness.parts.sample import draw_sample

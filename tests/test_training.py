@@ -7,9 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,12 +22,24 @@ from conftest import BIN, ROOT, SMALL, run
 from odd_files import draw_broken
 
 from fruit_freshness.data import check_photos, find_photos
+from fruit_freshness.model import (
+    FruitNet,
+    ModelConfig,
+    ModelError,
+    autocast,
+    backbone_stages,
+    create_backbone,
+    create_model,
+    freeze_backbone,
+    load_model,
+    multitask_loss,
+    speed_up,
+)
+from fruit_freshness.parts.core import DataError
+from fruit_freshness.parts.evaluate import calibrate, score_photos
 from fruit_freshness.parts.sample import draw_sample
-from fruit_freshness.model import (FruitNet, ModelConfig, autocast, backbone_stages, create_backbone,
-                                   fold_frozen, freeze_backbone, load_model, multitask_loss, widen_depthwise)
-from fruit_freshness.split import load_split
-from fruit_freshness.train import TrainConfig, Trainer, train_photos
-from fruit_freshness.parts.evaluate import score_photos
+from fruit_freshness.split import group_photos, load_split, split_photos
+from fruit_freshness.train import Progress, TrainConfig, Trainer, train_photos
 
 KILLS = 20
 OPTIONS = ['--backbone', SMALL, '--no-copies']
@@ -83,7 +99,7 @@ def train_until(out: Path, sample: Path, weights: Path, left: int) -> None:
     "Begin a run or go on with it until the power fails"
     torch.set_num_threads(1)
     cut = PowerCut(out, left)
-    train_photos(TrainConfig(SMALL, str(weights), epochs=4, batch=8, copies=False), str(sample), out, resume=True)
+    train_photos(TrainConfig(SMALL, str(weights), epochs=4, batch_size=8, copies=False), str(sample), out, resume=True)
     out.with_suffix('.operations').write_text(str(left - cut.left))
 
 
@@ -140,8 +156,8 @@ sys.addaudithook(hear)
 name_of_now, search, split_photos = time.strftime, train.group_photos, train.split_photos
 def late_name(form, *when): return name_of_now(form, *when) if main else name_of_now(form, time.localtime(time.time() + 3)) # a clock that is ahead
 def long_search(*photos, **options): time.sleep(main * 6); return search(*photos, **options)
-def odd_split(*photos):
-    split = split_photos(*photos)
+def odd_split(*photos, **options):
+    split = split_photos(*photos, **options)
     return split if len(split.valid) % 2 else replace(split, rows=[row for row in split.rows if row.photo != split.valid[0]])
 train.time.strftime, train.group_photos, train.split_photos = late_name, long_search, odd_split
 sys.exit(train.fruit_train.main())
@@ -205,7 +221,7 @@ def small_net(backbone: str, size: int) -> FruitNet:
     torch.manual_seed(0)
     body, normalisation = create_backbone(backbone)
     net = FruitNet(ModelConfig(['Apple', 'Kiwi', 'Pear'], backbone, replace(normalisation, size=size)), body)
-    freeze_backbone(net); widen_depthwise(net); fold_frozen(net)
+    freeze_backbone(net); speed_up(net)
     return net
 
 
@@ -263,3 +279,112 @@ def test_lost_loss(tmp_path, small_weights):
     done = run('fruit_train', '--data', sample, '--out', tmp_path/'run', *OPTIONS, '--weights', tmp_path/'large.pth', '--epochs', '1')
     assert done.returncode == 1 and 'epoch 1, step 1: the loss is not a number' in done.stderr and '--weights FILE' in done.stderr, done.stderr[-3000:]
     assert 'Traceback' not in done.stderr and 'not a model folder' not in done.stderr
+
+
+def small_trainer(sample, out) -> Trainer:
+    "A trainer of a very small network with random weights, in float32 pixels of 96 a side"
+    torch.manual_seed(1)
+    net = create_model(['Apple', 'Banana', 'Orange', 'Strawberry'], SMALL, pretrained=False)
+    net.config.normalisation = replace(net.config.normalisation, size=96)
+    checked = check_photos(find_photos(sample).photos, 96, progress=False)
+    net = FruitNet(replace(net.config, fruits=sorted({photo.fruit for photo in checked.photos})), net.backbone)
+    split = split_photos(group_photos(checked.photos, copies=False))
+    return Trainer(net, split, TrainConfig(SMALL, epochs=3, lr=3e-4), out, checked.store, progress=False)
+
+
+READS = 'item', 'tolist', 'cpu', 'numpy', '__float__', '__int__', '__bool__'
+
+
+def waits(work) -> list[str]:
+    "What in `work` would wait for a graphics card: numbers read from tensors, and tensors made on a device from Python's numbers"
+    seen = []
+    def noted(name, usual):
+        def call(*values, **options):
+            if name in READS or 'device' in options: seen.append(name)
+            return usual(*values, **options)
+        return call
+    with ExitStack() as patches:
+        for place, name in [*((torch.Tensor, name) for name in READS), (torch, 'tensor')]:
+            patches.enter_context(mock.patch.object(place, name, noted(name, getattr(place, name))))
+        work()
+    return seen
+
+
+def test_waits_for_the_device(sample, tmp_path):
+    "However many steps an epoch has, it waits for a graphics card equally often"
+    trainer = small_trainer(sample, tmp_path)
+    batch = next(iter(trainer.train_loader))
+    trainer.unfreeze()
+    def epoch_of(steps):
+        trainer.train_loader, trainer.state = [batch] * steps, Progress()
+        return waits(lambda: trainer.train_epoch(threading.Event()))
+    assert epoch_of(steps=20) == epoch_of(steps=1)
+
+
+def test_processes_agree_rarely():
+    "Several processes agree on a stop every ten steps, because agreeing means waiting for each other"
+    agreed = []
+    two = SimpleNamespace(num_processes=2, set_trigger=lambda: None, check_trigger=lambda: agreed.append(1))
+    for step in range(100): Trainer.asked_to_stop(SimpleNamespace(accelerator=two, state=Progress(step=step)), threading.Event())
+    assert len(agreed) == 10
+
+
+def test_wild_learning_rate(sample, tmp_path):
+    "A learning rate that is far too high is reported with its step and an option that exists, and the last checkpoint stays"
+    wild = small_trainer(sample, tmp_path)
+    wild.train_epoch(threading.Event()); wild.finish_epoch(); wild.save_checkpoint()
+    for group in wild.optimiser.param_groups: group['lr'] = 1e30
+    with pytest.raises(ModelError, match='epoch 2, step 2: the loss is not a number.*--lr 3e-05'): wild.fit()
+    assert json.loads((tmp_path/'checkpoint'/'progress.json').read_text())['epoch'] == 1
+
+
+def test_every_field_has_its_option():
+    "The command takes each field of the recipe by its own name, and help says what it does"
+    shown = run('fruit_train', '--help').stdout
+    for field in fields(TrainConfig): assert f"--{'no-' * (field.default is True)}{field.name.replace('_', '-')}" in shown
+    assert 'photos a step, over all processes' in shown and 'do not look in the pixels' in shown
+
+
+def test_another_recipe_is_named_by_its_options(tmp_path, small_weights, sample):
+    "A run folder that was begun otherwise says with which options; the fields' earlier names are understood"
+    begun = dict(data=str(sample), backbone=SMALL, weights=str(small_weights), batch=8, copies=False, weigh_classes=True, valid=.25)
+    (tmp_path/'run.json').write_text(json.dumps(begun))
+    def resume(**recipe): train_photos(TrainConfig(SMALL, str(small_weights), **recipe), str(sample), tmp_path, resume=True)
+    words = 'was begun --batch-size 8, --valid-share 0.25, --no-copies, --class-weights; resume it so'
+    with pytest.raises(DataError, match=words): resume()
+    with pytest.raises(DataError, match='was begun --class-weights;'): resume(batch_size=8, valid_share=.25, copies=False)
+
+
+def test_find_lr(tmp_path, small_weights, sample):
+    "`--find-lr` saves its plot, names a rate, and leaves the folder free for a run"
+    line = ['fruit_train', '--data', sample, '--out', tmp_path/'run', *OPTIONS, '--weights', small_weights, '--batch-size', '16']
+    found = run(*line, '--find-lr')
+    assert found.returncode == 0, found.stderr[-3000:]
+    result = json.loads(found.stdout.splitlines()[-1])
+    assert Path(result['plot']).exists() and 0 < result['lr'] < 1 and f"--lr {result['lr']:g}" in found.stderr
+    done = run(*line, '--lr', str(result['lr']), '--epochs', '1')
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path/'run'/'run.json').read_text())['lr'] == result['lr']
+
+
+def test_test_share(tmp_path, small_weights, sample):
+    "A test part is reported on and chooses nothing: without it the same network has the same temperatures and thresholds"
+    line = ['fruit_train', '--data', sample, '--out', tmp_path/'run', *OPTIONS, '--weights', small_weights, '--epochs', '1']
+    done = run(*line, '--test-share', '.2')
+    assert done.returncode == 0, done.stderr[-3000:]
+    result, checked = json.loads(done.stdout.splitlines()[-1]), check_photos(find_photos(sample).photos, 96, progress=False)
+    split = load_split(tmp_path/'run'/'split.csv', checked.photos)
+    assert result['side'] == 'test' and result['n'] == len(split.side('test')) > 0
+    card = (tmp_path/'run'/'README.md').read_text()
+    assert f'{len(split.valid)} validation photos chose the epoch' in card and f"the {result['n']} test photos, which chose nothing" in card
+    net = load_model(tmp_path/'run')
+    before = net.config.fruit_temperature, net.config.freshness_temperature, net.config.novelty_threshold, net.config.confidence_threshold
+    without = replace(split, rows=[row for row in split.rows if row.side != 'test'])
+    calibrate(net, without, checked_at(sample, net), progress=False)
+    after = net.config.fruit_temperature, net.config.freshness_temperature, net.config.novelty_threshold, net.config.confidence_threshold
+    assert after == pytest.approx(before, rel=1e-3)
+
+
+def checked_at(sample, net):
+    "The sample's pixels as the network wants them"
+    return check_photos(find_photos(sample).photos, net.config.normalisation.size, progress=False).store

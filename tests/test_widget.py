@@ -2,14 +2,19 @@
 
 Needs Chromium (`apt-get install chromium`) or one that playwright has installed (`playwright install chromium`).
 Pictures of the page go to the folder in `WIDGET_SHOTS`, where it is set."""
-import base64, json, os, sys, threading, time, urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import base64
+import json
+import os
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import free_port, running
+from hosts import jpeg, photo_host
 from PIL import Image
 
-from conftest import free_port, jpeg, running
 from fruit_freshness.parts.sample import draw_photo
 
 WAIT = int(os.environ.get('WIDGET_WAIT', 120)) * 1000 # ms; longest wait for anything on the page: a loaded machine takes its time
@@ -80,21 +85,9 @@ def photos(tmp_path_factory):
     return folder, contents
 
 @pytest.fixture(scope='module')
-def photo_host():
-    "A small web server on 127.0.0.1 with one photo."
-    class Host(BaseHTTPRequestHandler):
-        def log_message(self, *args): pass
-        def do_GET(self):
-            photo = jpeg(draw_photo('Strawberry', 'Fresh', 4).image) if self.path == '/strawberry.jpg' else b''
-            self.send_response(200 if photo else 404)
-            self.send_header('Content-Length', str(len(photo)))
-            self.end_headers()
-            self.wfile.write(photo)
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Host)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
+def host():
+    "A small web server on 127.0.0.1 with a photo"
+    with photo_host() as host: yield host.address
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
@@ -193,20 +186,6 @@ def test_traces_are_found():
     assert traces(content, 'x' + base64.b64encode(b'12' + content).decode()) > 0
     assert traces(content, base64.b64encode(os.urandom(3000)).decode()) == 0
 
-def test_no_heat():
-    "A network without maps: the status line says so, and the card keeps its answer"
-    from fruit_freshness.infer import FruitWidget, Prediction, Predictor
-    from fruit_freshness.model import ModelError
-    class Blind:
-        fruits, config = ['Apple'], Predictor().config
-        def predict(self, sources, progress=False): return [Prediction('', 'Apple', 'Fresh', .9, .9, .1, True) for _ in sources]
-        def heat(self, photos, predictions): raise ModelError("vit: makes no maps of a photo")
-    widget = FruitWidget(Blind())
-    widget.heat.value = True
-    widget.example.click()
-    assert 'makes no maps' in widget.status.value and not widget.example.disabled
-    assert 'Apple' in widget.cards.children[0].value
-
 def test_upload(page, photos):
     folder, _ = photos
     page.shot('0-empty')
@@ -232,19 +211,19 @@ def test_broken_photo_beside_good_one(page, photos):
     assert broken.get_by_role('meter').count() == 0
     page.shot('2-broken')
 
-def test_address(page, photo_host):
+def test_address(page, host):
     "Typed letter by letter, sent with Enter; a second one that does not exist, sent with the button."
     box = page.page.get_by_placeholder('address of a photo')
     box.click()
-    box.press_sequentially(f'{photo_host}/strawberry.jpg', delay=5) # faster than the kernel takes them
+    box.press_sequentially(f'{host}/strawberry.jpg', delay=5) # faster than the kernel takes them
     box.press('Enter')
     check_answer(page.card('/strawberry.jpg'))
     page.page.wait_for_function("() => document.querySelector('input[placeholder*=\"address of a photo\"]').value === ''")
-    box.fill(f'{photo_host}/nothing.jpg')
+    box.fill(f'{host}/nothing.jpg')
     page.page.get_by_role('button', name='Look at it').click()
     card = page.card('/nothing.jpg')
     assert 'does not exist (HTTP 404)' in card.inner_text()
-    assert box.input_value() == f'{photo_host}/nothing.jpg' # to be corrected
+    assert box.input_value() == f'{host}/nothing.jpg' # to be corrected
     page.shot('3-address')
 
 def test_example(page):

@@ -4,16 +4,15 @@
 
 # %% ../../nbs/apps/export.ipynb #339f4674
 from __future__ import annotations
-import io, json, sys, tempfile, warnings
+import io, json, tempfile, warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 # %% auto #0
-__all__ = ['FORMATS', 'Scoring', 'Answering', 'export_facts', 'trace', 'export_onnx', 'run_onnx', 'largest_difference',
-           'quantise', 'agreement', 'export_torch', 'run_torch', 'weight_places', 'point_to_weights', 'write_graph',
-           'fruit_export']
+__all__ = ['FORMATS', 'Scoring', 'Answering', 'trace', 'export_onnx', 'run_onnx', 'quantise', 'export_torch', 'run_torch',
+           'write_graph', 'fruit_export']
 
 # %% ../../nbs/apps/export.ipynb #be241e2c
 import numpy as np
@@ -27,7 +26,7 @@ from ..model import FruitNet, load_model, novelty, shipped_model
 
 # %% ../../nbs/apps/export.ipynb #6b46324c
 class Scoring(torch.nn.Module):
-    "A network that says all it makes of photos"
+    "A network whose outputs are logits and novelty"
     def __init__(self, net: FruitNet):
         super().__init__()
         self.net = net
@@ -39,21 +38,24 @@ class Scoring(torch.nn.Module):
         return *self.net.heads(features), novelty(self.net, features)
 
 class Answering(Scoring):
-    "The same, with its logits turned into probabilities"
+    "A network whose outputs are calibrated probabilities and novelty"
     def forward(self,
         images: torch.Tensor, # `(N, 3, size, size) float32`, normalised
     ): # probabilities of the fruits `(N, fruits)` and of the freshness `(N, 2)`, and the novelty `(N,)`
         config, (fruit, freshness, unlike) = self.net.config, super().forward(images)
-        return torch.softmax(fruit / config.fruit_temperature, 1), torch.softmax(freshness / config.freshness_temperature, 1), unlike
+        fruit = torch.softmax(fruit / config.fruit_temperature, 1)
+        return fruit, torch.softmax(freshness / config.freshness_temperature, 1), unlike
 
 # %% ../../nbs/apps/export.ipynb #9d7dfeaf
-def export_facts(
+def _export_facts(
     net: FruitNet, # to be exported
 ) -> dict[str, str]: # JSON by name, for the file's metadata
     "How to prepare a photo, and how to read the answers"
-    config = net.config
-    facts = dict(fruits=config.fruits, freshness=config.freshness, size=config.normalisation.size, mean=config.normalisation.mean, std=config.normalisation.std,
-                 preparation='RGB, upright; resized to size x size, bilinear with antialiasing; divided by 255; minus mean, divided by std; channels first',
+    config, wanted = net.config, net.config.normalisation
+    preparation = ('RGB, upright; resized to size x size, bilinear with antialiasing; divided by 255; '
+                   'minus mean, divided by std; channels first')
+    facts = dict(fruits=config.fruits, freshness=config.freshness, size=wanted.size, mean=wanted.mean,
+                 std=wanted.std, preparation=preparation,
                  novelty_threshold=config.novelty_threshold, confidence_threshold=config.confidence_threshold)
     return {name: json.dumps(value) for name, value in facts.items()}
 
@@ -65,15 +67,19 @@ def trace(
     module: Scoring, # in eval mode, on the processor
     fuse: bool=True, # BatchNorm into its convolution; False: the weights stay as they are
 ): # `onnx.ModelProto` for any number of photos
-    "What a network computes, step by step"
+    "The graph of a network"
     need_extra('onnx', 'onnx', 'onnxscript')
     size, log = module.net.config.normalisation.size, io.StringIO()
     with redirect_stdout(log), torch.no_grad(), patch.object(torch, 'cdist', _distances):
-        model = torch.onnx.export(module.eval(), (torch.zeros(2, 3, size, size),), dynamo=True, verbose=False, optimize=fuse, input_names=['images'],
-                                  output_names=['fruit', 'freshness', 'novelty'], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).model_proto
+        program = torch.onnx.export(
+            module.eval(), (torch.zeros(2, 3, size, size),), dynamo=True, verbose=False, optimize=fuse,
+            input_names=['images'], output_names=['fruit', 'freshness', 'novelty'],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    model = program.model_proto
     if not fuse:
         from onnxscript.optimizer import fold_constants, remove_unused_nodes
-        fold_constants(model); remove_unused_nodes(model) # shapes and the like, which else were computed again for each photo
+        fold_constants(model) # shapes and the like, which would be computed again for each photo
+        remove_unused_nodes(model)
     for node in model.graph.node: node.ClearField('metadata_props') # which line of which file it comes from
     model.graph.ClearField('value_info')
     return model
@@ -84,7 +90,7 @@ def export_onnx(
     "The network as ONNX in float32"
     model = trace(Answering(net))
     import onnx
-    onnx.helper.set_model_props(model, export_facts(net))
+    onnx.helper.set_model_props(model, _export_facts(net))
     return model.SerializeToString()
 
 # %% ../../nbs/apps/export.ipynb #bb03b78b
@@ -92,12 +98,13 @@ def run_onnx(
     content: bytes, # an ONNX file
     images: np.ndarray, # `(N, 3, size, size) float32`
 ) -> list[np.ndarray]: # fruit, freshness, novelty
-    "What an exported network answers"
+    "Answers of an exported ONNX file"
     import onnxruntime
-    return onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider']).run(None, {'images': images})
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    return session.run(None, {'images': images})
 
 # %% ../../nbs/apps/export.ipynb #8f2d11c4
-def largest_difference(
+def _largest_difference(
     net: FruitNet, # that was exported
     said: Sequence[np.ndarray], # fruit, freshness, novelty: what the exported one answers
     images: torch.Tensor, # `(N, 3, size, size) float32`, what both were asked
@@ -117,24 +124,30 @@ def quantise(
     from onnxruntime.quantization.shape_inference import quant_pre_process
     class Reader(CalibrationDataReader):
         photos = iter(images)
-        def get_next(self): return None if (photo := next(self.photos, None)) is None else {'images': photo[None]}
+        def get_next(self):
+            photo = next(self.photos, None)
+            return None if photo is None else {'images': photo[None]}
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, small = (Path(folder)/f'{name}.onnx' for name in ('plain', 'ready', 'small'))
         plain.write_bytes(content)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        quantize_static(ready, small, Reader(), per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8, op_types_to_quantize=['Conv'])
+        quantize_static(ready, small, Reader(), per_channel=True, reduce_range=True,
+                        op_types_to_quantize=['Conv'],
+                        weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8)
         model = onnx.load(small)
-        onnx.helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(plain).metadata_props})
+        facts = {entry.key: entry.value for entry in onnx.load(plain).metadata_props}
+        onnx.helper.set_model_props(model, facts)
         return model.SerializeToString()
 
-def agreement(
+def _agreement(
     first: bytes, # an ONNX file
     second: bytes, # another one
     images: np.ndarray, # `(N, 3, size, size) float32`
 ) -> dict[str, float]: # share of photos for which both give the same label, of each task
     "How often two exported networks say the same"
-    said = [run_onnx(content, images) for content in (first, second)]
-    return {task: float((said[0][number].argmax(1) == said[1][number].argmax(1)).mean()) for number, task in enumerate(('fruit', 'freshness'))}
+    def labels(content): return [shares.argmax(1) for shares in run_onnx(content, images)[:2]]
+    same = [float((a == b).mean()) for a, b in zip(labels(first), labels(second))]
+    return dict(zip(('fruit', 'freshness'), same))
 
 # %% ../../nbs/apps/export.ipynb #96492568
 def export_torch(
@@ -142,45 +155,54 @@ def export_torch(
 ) -> bytes: # a `.pt2` file for any number of photos
     "The network as a program of `torch.export`, in float32"
     size, file = net.config.normalisation.size, io.BytesIO()
-    program = torch.export.export(Answering(net).eval(), (torch.zeros(2, 3, size, size),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    program = torch.export.export(Answering(net).eval(), (torch.zeros(2, 3, size, size),),
+                                  dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'No complete tensor found') # weights that are views are saved all the same
-        torch.export.save(program, file, extra_files={'facts.json': json.dumps(export_facts(net))})
+        warnings.filterwarnings('ignore', 'No complete tensor found') # views are saved all the same
+        torch.export.save(program, file, extra_files={'facts.json': json.dumps(_export_facts(net))})
     return file.getvalue()
 
 def run_torch(
     content: bytes, # a `.pt2` file
     images: np.ndarray, # `(N, 3, size, size) float32`
 ) -> list[np.ndarray]: # fruit, freshness, novelty
-    "What an exported network answers"
-    with torch.no_grad(): return [part.numpy() for part in torch.export.load(io.BytesIO(content)).module()(torch.from_numpy(images))]
+    "Answers of an exported PyTorch program"
+    program = torch.export.load(io.BytesIO(content)).module()
+    with torch.no_grad(): return [part.numpy() for part in program(torch.from_numpy(images))]
 
 # %% ../../nbs/apps/export.ipynb #2c28ce54
-def weight_places(
+def _weight_places(
     path: Path | str, # model.safetensors
 ) -> dict[str, tuple[str, int, int]]: # by name: number format, first byte, number of bytes
-    "Where each tensor lies in a safetensors file (its header is JSON, and the header's length stands in the first eight bytes)"
+    "Where each tensor lies in a safetensors file: eight bytes of length, a header in JSON, the tensors"
     with open(path, 'rb') as file:
         length = int.from_bytes(file.read(8), 'little')
-        tensors = {name: entry for name, entry in json.loads(file.read(length)).items() if name != '__metadata__'}
-    return {name: (entry['dtype'], 8 + length + (begin := entry['data_offsets'][0]), entry['data_offsets'][1] - begin) for name, entry in tensors.items()}
+        header = json.loads(file.read(length))
+    places = {}
+    for name, entry in header.items():
+        if name == '__metadata__': continue
+        begin, end = entry['data_offsets']
+        places[name] = entry['dtype'], 8 + length + begin, end - begin
+    return places
 
 # %% ../../nbs/apps/export.ipynb #e9caac1e
-def point_to_weights(
+def _point_to_weights(
     model, # `onnx.ModelProto` of a `Scoring`; changed
     path: Path | str, # model.safetensors, of the same network
 ) -> None:
     "Leave out the weights and say where they lie"
     from onnx import TensorProto, helper
-    places, casts = weight_places(path), []
+    places, casts = _weight_places(path), []
     for tensor in model.graph.initializer:
         if not (place := places.get(tensor.name.removeprefix('net.'))): continue
         if place[0] == 'F16':
-            casts.append(helper.make_node('Cast', [f'{tensor.name}.half'], [tensor.name], to=TensorProto.FLOAT))
-            tensor.name, tensor.data_type = f'{tensor.name}.half', TensorProto.FLOAT16
+            half = f'{tensor.name}.half'
+            casts.append(helper.make_node('Cast', [half], [tensor.name], to=TensorProto.FLOAT))
+            tensor.name, tensor.data_type = half, TensorProto.FLOAT16
         tensor.ClearField('raw_data')
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in zip(('location', 'offset', 'length'), (Path(path).name, *place[1:])): tensor.external_data.add(key=key, value=str(value))
+        where = dict(location=Path(path).name, offset=place[1], length=place[2])
+        for key, value in where.items(): tensor.external_data.add(key=key, value=str(value))
     steps = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(steps)
@@ -193,37 +215,50 @@ def write_graph(
     folder = Path(folder)
     weights, model = folder/'model.safetensors', trace(Scoring(load_model(folder)), fuse=False)
     from onnx.helper import set_model_props
-    point_to_weights(model, weights)
+    _point_to_weights(model, weights)
     set_model_props(model, dict(weights_sha256=content_hash(weights)))
     with atomic_write(folder/'graph.onnx', 'wb') as file: file.write(model.SerializeToString())
     return folder/'graph.onnx'
 
 # %% ../../nbs/apps/export.ipynb #c1913837
-FORMATS = dict(onnx=('fruit.onnx', export_onnx, run_onnx), torch=('fruit.pt2', export_torch, run_torch)) # by name: usual file, what makes its content, what answers with it
+FORMATS = dict( # by name: usual file, what makes its content, what answers with it
+    onnx=('fruit.onnx', export_onnx, run_onnx),
+    torch=('fruit.pt2', export_torch, run_torch))
 
 # %% ../../nbs/apps/export.ipynb #9a673aa9
+def _test_images(
+    predictor: Predictor, # preprocesses them
+    folder: str | None, # of photos; None: drawn ones
+) -> np.ndarray: # `(N, 3, size, size) float32`, at most 400 from all over the folder
+    "Photos to measure with"
+    if folder: sources = list(expand_sources([folder]))
+    else: sources = [draw_photo(DRAWN_FRUITS[n % 4], FRESHNESS[n // 4 % 2], n).image for n in range(96)]
+    chosen = sources[::-(-len(sources) // 400)]
+    return np.stack([predictor.preprocess(load_photo(source)) for source in chosen])
+
 @command
 def fruit_export(
     out: str=None, # file to write; fruit.onnx or fruit.pt2 in this folder by default
     model: str=None, # model folder; the shipped one by default
     format: Param('onnx for ONNX Runtime and its like, torch for PyTorch', str, choices=list(FORMATS))='onnx',
     int8: bool=False, # compute in eight bits instead of 32; for --format onnx alone
-    graph: bool=False, # write graph.onnx into the model folder instead: with it, fruit_predict needs no PyTorch
-    photos: str=None, # folder of photos to measure with, and to find the ranges of int8; drawn ones by default
+    graph: bool=False, # write graph.onnx into the model folder instead: fruit_predict then needs no PyTorch
+    photos: str=None, # folder of photos to measure with, also the ranges of int8; drawn ones by default
 ) -> dict: # what was written and how far it is from the original
-    "Write the network as a file that needs nothing of this package, and measure how near its answers come"
+    "Write the network as a file that needs nothing of this package, and measure how close its answers are"
     if graph:
         if out or int8 or photos or format != 'onnx':
             raise FruitError("--graph: takes no other option than --model; leave the others out")
         return dict(out=str(out := write_graph(model or shipped_model())), bytes=out.stat().st_size)
-    if int8 and format != 'onnx': raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
+    if int8 and format != 'onnx':
+        raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
-    sources = list(expand_sources([photos])) if photos else [draw_photo(DRAWN_FRUITS[seed % 4], FRESHNESS[seed // 4 % 2], seed).image for seed in range(96)]
-    images = torch.stack([predictor.tensor(load_photo(source)) for source in sources[::-(-len(sources) // 400)]]) # from all over the folder
+    images = _test_images(predictor, photos)
     plain = content = export(predictor.net)
-    report = dict(out=str(out or usual), largest_difference=largest_difference(predictor.net, run(plain, images[::8].numpy()), images[::8]))
+    difference = _largest_difference(predictor.net, run(plain, images[::8]), torch.from_numpy(images[::8]))
+    report = dict(out=str(out or usual), largest_difference=difference)
     if int8:
-        content = quantise(plain, images[::2].numpy())
-        report['agreement'] = agreement(plain, content, images[1::2].numpy())
+        content = quantise(plain, images[::2])
+        report['agreement'] = _agreement(plain, content, images[1::2])
     with atomic_write(report['out'], 'wb') as file: file.write(content)
     return report | dict(bytes=len(content))

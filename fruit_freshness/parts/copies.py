@@ -26,8 +26,8 @@ from fastcore.xdg import xdg_cache_home
 from threadpoolctl import threadpool_limits
 
 # %% ../../nbs/parts/copies.ipynb #87476b51
-from .core import content_hash, FruitError, progress_bar
-from ..data import load_photo, map_photos, Photo
+from .core import content_hash, FruitError, map_photos, progress_bar
+from ..data import load_photo, Photo
 
 # %% ../../nbs/parts/copies.ipynb #ce2618eb
 _Arrays = tuple[np.ndarray, ...]

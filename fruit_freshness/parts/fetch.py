@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 # %% auto #0
-__all__ = ['USER_AGENT', 'MAX_REDIRECTS', 'COMMONS', 'FetchError', 'plain_host', 'plain_port', 'split_url', 'show_url',
-           'is_public', 'resolve', 'checked_adapter', 'explain_status', 'causes', 'is_timeout', 'explain_trouble',
-           'fetch_photo', 'FoundPhoto', 'find_commons']
+__all__ = ['COMMONS', 'FetchError', 'show_url', 'is_public', 'fetch_photo', 'FoundPhoto', 'find_commons']
 
 # %% ../../nbs/parts/fetch.ipynb #efabbb2c
 from PIL import Image
@@ -24,17 +22,18 @@ from .. import __version__
 from .core import FruitError, PhotoError
 from ..data import load_photo
 
-# %% ../../nbs/parts/fetch.ipynb #dab838b0
+# %% ../../nbs/parts/fetch.ipynb #e8d292e0
 class FetchError(FruitError):
-    "A photo could not be fetched; the message names the address and what to do."
+    "A photo could not be fetched; the message names the URL and what to do"
 
-# %% ../../nbs/parts/fetch.ipynb #dd7e71ca
-_HOST_NAME = re.compile(r'(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?')
+# %% ../../nbs/parts/fetch.ipynb #f523a634
+_LABEL = r'[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?' # between two dots
+_HOST_NAME = re.compile(rf'(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}')
 
-def plain_host(
-    host:str, # as it stands in an address, without port and brackets
+def _plain_host(
+    host: str, # as it stands in a URL, without port and brackets
 ) -> str: # the same host in lower-case ASCII
-    "One spelling for a host; `ValueError` for a spelling that programs read in different ways."
+    "One spelling for a host; `ValueError` for one that programs read in different ways"
     if ':' in host:
         if '%' in host: raise ValueError("an address with a network interface in it")
         return str(ipaddress.IPv6Address(host))
@@ -46,106 +45,115 @@ def plain_host(
     if re.fullmatch(r'\d+|0x[0-9a-f]*', host.rsplit('.')[-1]): return str(ipaddress.IPv4Address(host))
     return host
 
-# %% ../../nbs/parts/fetch.ipynb #ed6f108b
-def plain_port(
+# %% ../../nbs/parts/fetch.ipynb #a7230fed
+def _plain_port(
     parts, # of `urlsplit`
-) -> int | None: # 1 to 65535; None: the scheme's own
-    "The port of an address; `ValueError` without what stands there, which may be half a password."
+) -> int: # 1 to 65535
+    "The port of a URL; the error of `ValueError` doesn't quote it, since it may be half a password"
     try: port = parts.port
     except ValueError: port = 0
     if port == 0: raise ValueError("the port is not a number from 1 to 65535")
-    return port
+    return port or (443 if parts.scheme.lower() == 'https' else 80)
 
-def split_url(
-    url:str, # as a person typed it or a redirect sent it
-) -> tuple[str, str, int, str]: # scheme, host, port, the same address put together anew
-    "Take an `http` or `https` address apart; `FetchError` for anything else."
-    shown = show_url(url)
-    if re.search(r'[\x00-\x1f\x7f\\]', url): raise FetchError(f"{shown} has hidden characters or backslashes in it. Copy the address anew.")
+def _canonical_url(
+    url: str, # as a person typed it or a redirect sent it
+) -> str: # the same URL put together anew: scheme, host, port, path and query
+    "Parse an `http` or `https` URL strictly; `FetchError` for anything else"
+    def refuse(words): return FetchError(f"{show_url(url)} {words}")
+    if re.search(r'[\x00-\x1f\x7f\\]', url):
+        raise refuse("has hidden characters or backslashes in it. Copy the address anew.")
     try:
         parts = urlsplit(url)
-        scheme, host, port = parts.scheme.lower(), parts.hostname or '', plain_port(parts)
-        if scheme not in ('http', 'https'): raise FetchError(f"{shown} is not an internet address. Give one that begins with https:// or http://.")
-        if '@' in parts.netloc: raise FetchError(f"{shown} carries a user name or password. Give the address without the part before the @.")
-        host, port = plain_host(host), port or (443 if scheme == 'https' else 80)
+        scheme, host, port = parts.scheme.lower(), parts.hostname or '', _plain_port(parts)
+        if scheme not in ('http', 'https'):
+            raise refuse("is not an internet address. Give one that begins with https:// or http://.")
+        if '@' in parts.netloc:
+            raise refuse("carries a user name or password. Give the address without the part before the @.")
+        host = _plain_host(host)
     except FruitError: raise
     except ValueError as error:
-        raise FetchError(f"{shown} is not a proper address ({error}). Copy it anew from the browser's address bar.") from error
-    bracketed = f'[{host}]' if ':' in host else host
-    return scheme, host, port, f"{scheme}://{bracketed}:{port}{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+        words = f"is not a proper address ({error}). Copy it anew from the browser's address bar."
+        raise refuse(words) from error
+    host = f'[{host}]' if ':' in host else host
+    query = f'?{parts.query}' if parts.query else ''
+    return f"{scheme}://{host}:{port}{parts.path or '/'}{query}"
 
-# %% ../../nbs/parts/fetch.ipynb #f523a634
+# %% ../../nbs/parts/fetch.ipynb #fd19844e
 def show_url(
-    url:str, # any text
+    url: str, # any text
 ) -> str: # one line, at most 200 characters, without a password
-    "An address as messages, answers and tables show it."
+    "A URL as messages, answers and tables show it"
     url = ' '.join(str(url).split())
     url = re.sub(r'(^|[/\\]{2})[^/\\?#]*@', r'\1...@', url)
     url = re.sub(r'(//)[^/?#[]*:(?!\d*([/?#]|$)).*@', r'\1...@', url) # a password with a slash in it
     url = ''.join(c if c.isprintable() else '?' for c in url)
     return url if len(url) <= 200 else url[:197] + '...'
 
-# %% ../../nbs/parts/fetch.ipynb #fd19844e
+# %% ../../nbs/parts/fetch.ipynb #70ad2e22
 _NOT_PUBLIC = [ipaddress.ip_network(network) for network in (
     '192.0.0.0/24',     # protocol assignments, a metadata service among them
     '192.88.99.0/24',   # relays into the 6to4 tunnel
-    '168.63.129.16/32', # the host under an Azure machine: looks public, is not
-    '2002::/16',        # 6to4: an IPv4 address in IPv6 clothes
+    '168.63.129.16/32', # the host of an Azure machine: looks public, is not
+    '2002::/16',        # 6to4: an IPv4 address inside an IPv6 one
     '2001::/23',        # protocol assignments, the Teredo tunnel among them
 )]
 _IPV6_IN_USE, _NAT64 = ipaddress.ip_network('2000::/3'), ipaddress.ip_network('64:ff9b::/96')
 
 def is_public(
-    address:str, # IPv4 or IPv6, as the name service gives it
+    address: str, # IPv4 or IPv6, as the name service gives it
 ) -> bool: # False too for what is no address
-    "Whether an address belongs to the open internet, so that a stranger may have it asked."
+    "Whether an address belongs to the public internet"
     try: ip = ipaddress.ip_address(address)
     except ValueError: return False
     if ip.version == 6:
         if ip in _NAT64: return is_public(str(ipaddress.IPv4Address(int(ip) & 0xffffffff)))
         if ip not in _IPV6_IN_USE: return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC if network.version == ip.version)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 # %% ../../nbs/parts/fetch.ipynb #97b30522
-def resolve(
-    host:str,      # name or address
-    port:int,      # 1 to 65535
-    seconds:float, # longest wait
+def _resolve(
+    host: str, # name or address
+    port: int, # 1 to 65535
+    seconds: float, # longest wait
 ) -> list[tuple]: # as `socket.getaddrinfo`; `OSError` when there is no answer
-    "Ask the name service, but not for ever."
+    "Ask the name service, with a time limit"
     answers = queue.SimpleQueue()
     def ask():
         try: answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error: answers.put(error)
     threading.Thread(target=ask, daemon=True).start()
     try: answer = answers.get(timeout=seconds)
-    except queue.Empty: raise TimeoutError(f"the name service did not answer within {seconds:.0f} s") from None
+    except queue.Empty:
+        raise TimeoutError(f"the name service did not answer within {seconds:.0f} s") from None
     if isinstance(answer, Exception): raise socket.gaierror(str(answer)) from answer
     return answer
 
 # %% ../../nbs/parts/fetch.ipynb #73a2e576
-class _Errand:
-    "One fetch: where it is going, how long it may take, and the connections it has open."
+class _Fetch:
+    "One fetch: its URL, how long it may take, and the sockets it has open"
     def __init__(self,
-        url:str,            # as given
-        allow_private:bool, # whether local and private addresses may be asked
-        timeout:float,      # longest silence, in seconds
-        total:float,        # longest duration of it all, in seconds
+        url: str, # as given
+        allow_private: bool, # whether local and private addresses may be connected to
+        timeout: float, # longest silence, in seconds
+        total: float, # longest duration of it all, in seconds
     ):
         self.url, self.place, self.allow_private, self.timeout = url, url, allow_private, timeout
         self.total, self.ends = total, time.monotonic() + total
-        self.lines, self.over, self.lock = [], False, threading.Lock()
-        self.alarm = threading.Timer(total, self.cut)
-        self.alarm.daemon = True
-        self.alarm.start()
+        self.sockets, self.over, self.lock = [], False, threading.Lock()
+        self.timer = threading.Timer(total, self.cut)
+        self.timer.daemon = True
+        self.timer.start()
 
     @property
     def left(self) -> float: # seconds
-        "How long the errand may still take."
+        "How long the fetch may still take"
         return self.ends - time.monotonic()
 
-    def fail(self, words:str, python:str='') -> FetchError: # to be raised
-        "The error, naming the address and the one it was redirected to; tracebacks alone show `python`."
+    def fail(self,
+        words: str, # what is wrong and what to do
+        python: str='', # what helps in Python; only tracebacks show it
+    ) -> FetchError: # to be raised
+        "The error, naming the URL and the one it was redirected to"
         via = '' if self.place == self.url else f" (redirected to {show_url(self.place)})"
         error = FetchError(f'{show_url(self.url)}{via} {words}')
         if python: error.add_note(f"In Python: {python}")
@@ -153,72 +161,74 @@ class _Errand:
 
 # %% ../../nbs/parts/fetch.ipynb #d7312db1
 @patch
-def cut(self:_Errand):
-    "End all connections at once, whatever they are waiting for, and let no other be opened."
+def cut(self: _Fetch):
+    "Shut all connections down, whatever they are waiting for, and let no other be opened"
     with self.lock: self.over = True
-    for line in self.lines:
-        try: line.shutdown(socket.SHUT_RDWR)
-        except OSError: pass # already ended, or not yet connected: `dial` looks at the time again when it is
+    for each in self.sockets:
+        try: each.shutdown(socket.SHUT_RDWR)
+        except OSError: pass # already ended; or not yet connected, which `connect_first` sees to
 
 @patch
-def close(self:_Errand):
-    "The errand is over: no alarm, no connections."
-    self.alarm.cancel()
+def close(self: _Fetch):
+    "The fetch is over: no timer, no connections"
+    self.timer.cancel()
     self.cut()
-    for line in self.lines: line.close()
+    for each in self.sockets: each.close()
 
 # %% ../../nbs/parts/fetch.ipynb #7b5294cc
 @patch
-def connect(self:_Errand,
-    host:str, # name or address
-    port:int, # 1 to 65535
+def connect(self: _Fetch,
+    host: str, # name or address
+    port: int, # 1 to 65535
 ) -> socket.socket: # connected to an address that passed
-    "Resolve once, check every address, connect to one of them."
-    try: found = resolve(host, port, min(self.timeout, max(self.left, 0)))
+    "Resolve once, check every address, connect to one of them"
+    try: found = _resolve(host, port, min(self.timeout, max(self.left, 0)))
     except TimeoutError as error:
         if late := self.late(): raise late from error
         raise self.fail(f"did not answer: {error}. Try again later.") from error
-    except OSError as error: raise self.fail(f"has a host that is not known ({host}). Check the spelling and your connection.") from error
+    except OSError as error:
+        words = f"has a host that is not known ({host}). Check the spelling and your connection."
+        raise self.fail(words) from error
     inside = sorted({address[0] for *_, address in found if not is_public(address[0])})
     if inside and not self.allow_private:
         raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. "
                         "Give the address of a public web site, or the photo as a file.",
                         "`allow_private=True` fetches from servers of your own, too.")
-    return self.dial(found)
+    return self.connect_first(found)
 
 # %% ../../nbs/parts/fetch.ipynb #f1d340f0
 @patch
-def dial(self:_Errand,
-    found:list[tuple], # of `resolve`, all checked
+def connect_first(self: _Fetch,
+    found: list[tuple], # of `_resolve`, all checked
 ) -> socket.socket: # connected
-    "Connect to the first address that answers while there is time."
+    "Connect to the first address that answers in time"
     problem = OSError("no address")
     for tries_left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
         if late := self.late(): raise late
         line = socket.socket(family, kind, protocol)
-        self.lines.append(line.dup()) # stays ours when TLS takes the socket over
+        self.sockets.append(line.dup()) # stays ours when TLS takes the socket over
         line.settimeout(min(self.timeout, max(self.left, 0.001) / tries_left))
         try: line.connect(address)
         except OSError as error: line.close(); problem = error
         else:
-            if late := self.late(): line.close(); raise late # the alarm may have rung too early to cut it
+            if late := self.late(): line.close(); raise late # the timer may have fired too early to cut it
             line.settimeout(self.timeout)
             return line
     raise problem
 
 @patch
-def late(self:_Errand) -> FetchError | None: # to be raised; None while there is time
-    "The error once the time for the whole errand is up."
+def late(self: _Fetch) -> FetchError | None: # to be raised; None while there is time
+    "The error once the time for the whole fetch is up"
     with self.lock: over = self.over
     if not over and self.left > 0: return None
     words = f"took longer than {self.total:g} seconds. Try again later."
     return self.fail(words, "`total=` allows more time.")
 
-# %% ../../nbs/parts/fetch.ipynb #97957861
-def checked_adapter(
-    connect:Callable, # (host, port) -> connected socket
+# %% ../../nbs/parts/fetch.ipynb #6bc27512
+def _checked_adapter(
+    connect: Callable, # (host, port) -> connected socket
 ): # -> `requests.adapters.HTTPAdapter`
-    "An adapter whose every connection is opened by `connect`."
+    "An adapter whose every connection is opened by `connect`"
     import requests
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     def checked(pool):
@@ -228,29 +238,30 @@ def checked_adapter(
     class Adapter(requests.adapters.HTTPAdapter):
         def init_poolmanager(self, *args, **kwargs):
             super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
+            pools = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
+            self.poolmanager.pool_classes_by_scheme = pools
     return Adapter()
 
 # %% ../../nbs/parts/fetch.ipynb #3aea7a62
-USER_AGENT = f'fruit_freshness/{__version__} (https://github.com/fruit-freshness/fruit_freshness) requests'
-MAX_REDIRECTS = 5
+_USER_AGENT = f'fruit_freshness/{__version__} (https://github.com/fruit-freshness/fruit_freshness) requests'
+_MAX_REDIRECTS = 5
 
-def explain_status(
-    status:int, # of HTTP
+def _explain_status(
+    status: int, # of HTTP
 ) -> str: # what it means, and what to do
-    "An HTTP status other than 200, in words."
-    words = {401: "wants a login", 403: "may not be fetched by programs", 404: "does not exist", 410: "does not exist any more",
-             429: "has been asked for too much lately"}
+    "An HTTP status other than 200, in words"
+    words = {401: "requires a login", 403: "may not be fetched by programs", 404: "does not exist",
+             410: "does not exist any more", 429: "has been requested too often"}
     remedy = {404: "Check the address.", 410: "Choose another photo.", 429: "Wait a few minutes."}
-    host_side = "is out of order at its host" if status >= 500 else "was not handed out by its host"
+    host_side = "could not be sent: server error" if status >= 500 else "was refused by its host"
     then = "Try again later." if status >= 500 else "Save the photo in your browser and give the file."
     return f"{words.get(status, host_side)} (HTTP {status}). {remedy.get(status, then)}"
 
 # %% ../../nbs/parts/fetch.ipynb #5b86b4bc
-def causes(
-    error:Exception|None,
+def _causes(
+    error: Exception | None,
 ) -> list[BaseException]: # the error itself first
-    "An error and what led to it."
+    "An error and what led to it"
     seen = []
     while error is not None and error not in seen:
         seen.append(error)
@@ -258,43 +269,45 @@ def causes(
     return seen
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    "What talking to a host can raise; `ValueError` comes from odd bytes where text is expected"
+    "What an HTTP exchange can raise; `ValueError` comes from odd bytes where text is expected"
     import requests, urllib3
     return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
 
-def is_timeout(
-    error:Exception, # of requests, urllib3 or the system
+def _is_timeout(
+    error: Exception, # of requests, urllib3 or the system
 ) -> bool:
-    "Whether somebody kept silent for too long."
+    "Whether the host was silent for too long"
     import requests, urllib3
     timeouts = TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError
-    return any(isinstance(e, timeouts) for e in causes(error))
+    return any(isinstance(e, timeouts) for e in _causes(error))
 
 # %% ../../nbs/parts/fetch.ipynb #d7fa66a8
-def explain_trouble(
-    error:Exception, # of requests, urllib3 or the system
-    timeout:float,   # the longest silence that was allowed, in seconds
+def _explain_failure(
+    error: Exception, # of requests, urllib3 or the system
+    timeout: float, # the longest silence that was allowed, in seconds
 ) -> str: # what happened, and what to do
-    "A failed connection, in words."
+    "A failed connection, in words"
     import requests, urllib3
-    seen = causes(error)
-    if is_timeout(error):
+    seen = _causes(error)
+    if _is_timeout(error):
         return f"did not answer within {timeout:g} seconds. Try again later."
     if any(isinstance(e, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)) for e in seen):
-        return "has no valid certificate, so nobody can tell whose answer it is. Save the photo in your browser and give the file."
-    if any(isinstance(e, ConnectionRefusedError) for e in seen): return "is at a host that takes no calls there. Check the address and the port."
+        return ("has no valid certificate, so nobody can tell whose answer it is. "
+                "Save the photo in your browser and give the file.")
+    if any(isinstance(e, ConnectionRefusedError) for e in seen):
+        return "could not be fetched: connection refused. Check the address and the port."
     if any(isinstance(e, OSError) and e.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH) for e in seen):
         return "can't be reached from here. Check your connection."
-    return "broke off or answered with something that is not HTTP. Try again later."
+    return "could not be fetched: the host closed the connection or its answer is not HTTP. Try again later."
 
 # %% ../../nbs/parts/fetch.ipynb #9717769d
 _IN_BROWSER = "Open it in a browser and give the address where it ends."
 
 @patch
-def follow(self:_Errand,
-    location:str, # as the host sent it, a character a byte
+def follow(self: _Fetch,
+    location: str, # as the host sent it, a character a byte
 ):
-    "Go on to the address that a redirect leads to."
+    "Go on to the URL that a redirect names"
     sent = location.encode('latin-1')
     try: target = sent.decode()
     except UnicodeDecodeError: target = quote(sent, safe=string.punctuation)
@@ -303,57 +316,57 @@ def follow(self:_Errand,
         raise self.fail(f"leads to something that is not an address. {_IN_BROWSER}") from error
 
 @patch
-def checked(self:_Errand) -> str: # to be sent to
-    "The address of the place, taken apart and put together anew."
-    try: *_, address = split_url(self.place)
+def checked(self: _Fetch) -> str: # to be sent to
+    "The URL of the place, parsed strictly"
+    try: return _canonical_url(self.place)
     except FetchError as error:
         if self.place == self.url: raise
         raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
-    return address
 
 # %% ../../nbs/parts/fetch.ipynb #24f46d50
 @patch
-def trouble(self:_Errand,
-    error:Exception, # of requests, urllib3 or the system
+def failure(self: _Fetch,
+    error: Exception, # of requests, urllib3 or the system
 ) -> FetchError: # to be raised
-    "The error for a connection that failed."
-    python = "`timeout=` allows longer silences." if is_timeout(error) else ''
-    return self.late() or self.fail(explain_trouble(error, self.timeout), python)
+    "The error for a connection that failed"
+    python = "`timeout=` allows longer silences." if _is_timeout(error) else ''
+    return self.late() or self.fail(_explain_failure(error, self.timeout), python)
 
 @patch
-def ask(self:_Errand,
-    adapter, # of `checked_adapter`
+def request(self: _Fetch,
+    adapter, # of `_checked_adapter`
 ): # -> `requests.Response` with status 200, its body not yet read
-    "Go where the address leads, over at most five redirects."
+    "Send the request, over at most five redirects"
     import requests
-    headers = {'User-Agent': USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1',
+    headers = {'User-Agent': _USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1',
                'Accept-Encoding': 'identity', 'Connection': 'close'}
-    for _ in range(MAX_REDIRECTS + 1):
+    for _ in range(_MAX_REDIRECTS + 1):
         address = self.checked()
         try:
-            request = requests.Request('GET', address, headers).prepare()
-            response = adapter.send(request, stream=True, timeout=self.timeout)
+            prepared = requests.Request('GET', address, headers).prepare()
+            response = adapter.send(prepared, stream=True, timeout=self.timeout)
         except FruitError: raise
-        except _network_errors() as error: raise self.trouble(error) from error
+        except _network_errors() as error: raise self.failure(error) from error
         if response.status_code == 200: return response
         response.close() # a connection is used for one request only, and only a photo's body is read
-        if not response.is_redirect: raise self.fail(explain_status(response.status_code))
+        if not response.is_redirect: raise self.fail(_explain_status(response.status_code))
         self.follow(response.headers['Location'])
-    raise self.fail(f"was redirected more than {MAX_REDIRECTS} times. {_IN_BROWSER}")
+    raise self.fail(f"was redirected more than {_MAX_REDIRECTS} times. {_IN_BROWSER}")
 
 # %% ../../nbs/parts/fetch.ipynb #f7ce0552
 @patch
-def read(self:_Errand,
-    response,      # of `ask`
-    max_bytes:int, # more is refused
+def read(self: _Fetch,
+    response, # of `request`
+    max_bytes: int, # more is refused
 ) -> bytes: # the whole body
-    "Read the body within its limits of size and time."
-    too_big = f"is bigger than {max_bytes / 1e6:g} MB. Give a smaller photo.", "`max_bytes=` allows more."
+    "Read the body within its limits of size and time"
+    too_big = f"is larger than {max_bytes / 1e6:g} MB. Give a smaller photo.", "`max_bytes=` allows more."
     announced = response.headers.get('Content-Length', '')
     if announced.isdecimal() and float(announced) > max_bytes: # thousands of digits are no `int`
         raise self.fail(*too_big)
     if response.headers.get('Content-Encoding', 'identity').lower() != 'identity':
-        raise self.fail("arrives compressed, against our wish. Save the photo in your browser and give the file.")
+        raise self.fail("was sent compressed although not requested. "
+                        "Save the photo in your browser and give the file.")
     body = bytearray()
     try:
         while piece := response.raw.read(65536, decode_content=False): # `stream` reads endless chunk headers
@@ -361,29 +374,38 @@ def read(self:_Errand,
             if len(body) > max_bytes: raise self.fail(*too_big)
             if late := self.late(): raise late
     except FruitError: raise
-    except _network_errors() as error: raise self.trouble(error) from error
+    except _network_errors() as error: raise self.failure(error) from error
     if late := self.late(): raise late # cut off: what has come may be a part
     return bytes(body)
 
+@patch
+def get(self: _Fetch,
+    max_bytes: int, # more is refused
+) -> bytes: # the whole body
+    "Request the URL and read what it sends"
+    with closing(_checked_adapter(self.connect)) as adapter, self.request(adapter) as response:
+        return self.read(response, max_bytes)
+
 # %% ../../nbs/parts/fetch.ipynb #ea8fe82c
 def fetch_photo(
-    url:str,                   # http or https
+    url: str, # http or https
     *,
-    allow_private:bool=False,  # also fetch from this computer and its local network
-    timeout:float=10.,         # longest wait for the host to answer or go on, in seconds
-    total:float=30.,           # longest duration of the whole fetch, in seconds
-    max_bytes:int=20_000_000,  # larger files are refused
-    side:int|None=None,        # of the square that it will be shrunk to, pixels; None: keep every pixel
+    allow_private: bool=False, # also fetch from this computer and its local network
+    timeout: float=10., # longest wait for the host to answer or go on, in seconds
+    total: float=30., # longest duration of the whole fetch, in seconds
+    max_bytes: int=20_000_000, # larger files are refused
+    side: int | None=None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright, as `load_photo` gives it
-    "Fetch the photo at an address; `FetchError` names what is wrong and what to do."
-    with closing(_Errand(str(url).strip(), allow_private, timeout, total)) as errand:
-        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
-            body = errand.read(response, max_bytes)
+    "Fetch the photo at a URL; `FetchError` names what is wrong and what to do"
+    with closing(_Fetch(str(url).strip(), allow_private, timeout, total)) as fetch:
+        body = fetch.get(max_bytes)
     try: return load_photo(body, side)
     except PhotoError as error:
         if body.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<':
-            raise errand.fail("is a web page or a drawing, not a photo. Right-click the photo there and choose \"Copy image address\".") from error
-        raise errand.fail(f"sent something that can't be opened as a photo ({error}). Give the address of a JPEG, PNG or WebP file.") from error
+            words = ('is a web page or a drawing, not a photo. '
+                     'Right-click the photo there and choose "Copy image address".')
+        else: words = f"can't be opened as a photo ({error}). Give the address of a JPEG, PNG or WebP file."
+        raise fetch.fail(words) from error
 
 # %% ../../nbs/parts/fetch.ipynb #ab17ccd0
 COMMONS = 'https://commons.wikimedia.org/w/api.php'
@@ -417,11 +439,11 @@ def find_commons(
     allow_private: bool=False, # also ask a server on this computer
 ) -> list[FoundPhoto]: # at most 30
     "Photos on Wikimedia Commons, with author and licence; `FetchError` where there is no connection"
-    query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}', gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
-    with closing(_Errand(f'{api}?{urlencode(query)}', allow_private, 10, 30)) as errand:
-        with closing(checked_adapter(errand.connect)) as adapter, errand.ask(adapter) as response:
-            body = errand.read(response, 5_000_000)
+    query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}',
+                 gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
+    url = f'{api}?{urlencode(query)}'
+    with closing(_Fetch(url, allow_private, timeout=10, total=30)) as fetch: body = fetch.get(5_000_000)
     try: return _found_photos(json.loads(body))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        words = f"{show_url(api)} answered with something else than photos. Try again later."
+        words = f"{show_url(api)} answered with something other than photos. Try again later."
         raise FetchError(words) from error

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['DRAWN_FRUITS', 'GROUNDS', 'COPY_KINDS', 'Drawing', 'draw_photo', 'copy_photo', 'read_groups', 'draw_sample']
+__all__ = ['DRAWN_FRUITS', 'GROUNDS', 'COPY_KINDS', 'Drawing', 'cloud_noise', 'draw_background', 'draw_photo', 'copy_photo',
+           'read_groups', 'draw_sample']
 
 # %% ../../nbs/parts/sample.ipynb #12e16c9e
 import cv2
@@ -60,7 +61,7 @@ def _picture(
     return cv2.merge(list((planes.clip(0, 1) * 255).astype(np.uint8)))
 
 # %% ../../nbs/parts/sample.ipynb #043db53f
-def _cloud(
+def cloud_noise(
     rng: Generator, # random numbers
     side: int, # of the picture, pixels
     across: int, # coarsest blobs from left to right
@@ -214,7 +215,7 @@ def _apple_skin(
     side = len(body.alpha)
     right, down, *_ = _board(side)
     ground, blush = map(_rgb, _APPLES[rng.integers(len(_APPLES))])
-    streaks = _cloud(rng, side, 2, 2) * 0.9 + _cloud(rng, side, 18, 2, 2) * 0.35 + rng.uniform(-0.5, 0.6)
+    streaks = cloud_noise(rng, side, 2, 2) * 0.9 + cloud_noise(rng, side, 18, 2, 2) * 0.35 + rng.uniform(-0.5, 0.6)
     colour = _mix(ground * rng.uniform(0.9, 1.08), blush, np.clip(streaks + 0.5, 0, 1))
     freckles = _dots(side, rng.uniform(-1, 1, (60, 2)), np.full(60, 0.008))
     colour = _mix(colour, _rgb('#e8d79a'), freckles * rng.uniform(0.1, 0.5))
@@ -232,12 +233,12 @@ def _banana_skin(
     side = len(body.alpha)
     middle, ends = map(_rgb, _BANANAS[ripe])
     to_end = np.clip(np.abs(body.along - 0.55)*2.4 - 0.45, 0, 1)
-    colour = _mix(middle, ends, np.clip(to_end + 0.2*_cloud(rng, side, 4), 0, 1))
+    colour = _mix(middle, ends, np.clip(to_end + 0.2*cloud_noise(rng, side, 4), 0, 1))
     ridge = np.exp(-((np.abs(body.across + 0.08) - 0.44) / 0.05)**2)
     colour = _mix(colour, ends * 0.75, ridge * 0.45)
     tip = np.maximum(np.clip((body.along - 0.955) * 60, 0, 1), np.clip((0.025 - body.along) * 60, 0, 1))
     colour = _mix(colour, _rgb('#3a2a18'), tip * 0.9)
-    return _Skin(colour, 0.01*_cloud(rng, side, 8), rng.uniform(0.03, 0.15))
+    return _Skin(colour, 0.01*cloud_noise(rng, side, 8), rng.uniform(0.03, 0.15))
 
 # %% ../../nbs/parts/sample.ipynb #bb50b9d4
 def _strawberry_skin(rng: Generator, body: _Body) -> _Skin:
@@ -250,7 +251,7 @@ def _strawberry_skin(rng: Generator, body: _Body) -> _Skin:
     flat = np.stack([0.022 * np.cos(turns).clip(0.3), np.full_like(turns, 0.034)], -1).reshape(-1, 2)
     pits, grains = _dots(side, seeds, flat * 1.9), _dots(side, seeds, flat)
     red = _any_rgb(rng, _STRAWBERRIES) * rng.uniform(0.92, 1.06)
-    shoulders = rng.uniform(0, 0.5) - body.along*2 + 0.3*_cloud(rng, side, 3)
+    shoulders = rng.uniform(0, 0.5) - body.along*2 + 0.3*cloud_noise(rng, side, 3)
     colour = _mix(red, _rgb('#e88a5a'), np.clip(shoulders, 0, 0.7))
     colour = _mix(colour * (1 - 0.3*pits), _any_rgb(rng, ('#e3c04f', '#c9a13c', '#d8d06a')), grains)
     bump = cv2.GaussianBlur(0.03*grains - 0.055*pits, (0, 0), side/160)
@@ -260,7 +261,7 @@ def _strawberry_skin(rng: Generator, body: _Body) -> _Skin:
 def _orange_skin(rng: Generator, body: _Body) -> _Skin:
     "Orange, a little uneven, with pores and the button of the stem"
     side = len(body.alpha)
-    colour = _any_rgb(rng, _ORANGES) * (1 + 0.05*_cloud(rng, side, 3))
+    colour = _any_rgb(rng, _ORANGES) * (1 + 0.05*cloud_noise(rng, side, 3))
     pores = cv2.GaussianBlur(rng.standard_normal((side, side), dtype=np.float32), (0, 0), side/110)
     colour = colour * (1 + 0.3*np.minimum(pores, 0))
     at = rng.uniform(-0.6, 0.6, (1, 2))
@@ -277,11 +278,11 @@ def _orange_half(
     distance, angle = _board(side)[2:]
     body.normal = np.zeros_like(body.normal) + _rgb('#0000ff')
     wedges = int(rng.integers(9, 12))
-    gap = np.abs(np.sin(angle * wedges/2 + 0.2*_cloud(rng, side, 3))) * distance * (6/wedges)
+    gap = np.abs(np.sin(angle * wedges/2 + 0.2*cloud_noise(rng, side, 3))) * distance * (6/wedges)
     pulp = np.clip(gap*14 - 0.4, 0, 1) * np.clip((0.84 - distance)*25, 0, 1)
-    juice = _rgb('#f39a2a') * (1 + 0.13*_cloud(rng, side, 24, octaves=2))
+    juice = _rgb('#f39a2a') * (1 + 0.13*cloud_noise(rng, side, 24, octaves=2))
     colour = _mix(_any_rgb(rng, _ORANGES), _rgb('#fbe8bf'), np.clip((0.95 - distance)*30, 0, 1))
-    return _Skin(_mix(colour, juice, pulp), 0.02*pulp*(1 + _cloud(rng, side, 20)), 0.25*pulp)
+    return _Skin(_mix(colour, juice, pulp), 0.02*pulp*(1 + cloud_noise(rng, side, 20)), 0.25*pulp)
 
 # %% ../../nbs/parts/sample.ipynb #97d3c71b
 def _region(
@@ -304,7 +305,7 @@ def _patch(
     pick, side = rng.integers(len(rows)), len(body.alpha)
     right, down, *_ = _board(side)
     peak = right[0, columns[pick]*4], down[rows[pick]*4, 0]
-    return ragged*_cloud(rng, side, 4) - np.hypot(right - peak[0], down - peak[1])
+    return ragged*cloud_noise(rng, side, 4) - np.hypot(right - peak[0], down - peak[1])
 
 # %% ../../nbs/parts/sample.ipynb #cdc1beed
 _BROWNS = {'Apple': ('#6b4220', '#8a5a2c', '#4a2d18'), 'Banana': ('#3b2414', '#241812', '#5a3a1c'),
@@ -315,7 +316,7 @@ def _spots(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -
     side, count = len(body.alpha), int(rng.integers(9, 40))
     centres, brown = rng.uniform(-0.95, 0.95, (count, 2)), _any_rgb(rng, _BROWNS[fruit])
     field = cv2.GaussianBlur(_dots(side, centres, rng.gamma(3, 0.022, count) + 0.02), (0, 0), side/50)
-    spots = _region(field + 0.12*_cloud(rng, side, 10, octaves=2), body, share*0.7, 0.3)
+    spots = _region(field + 0.12*cloud_noise(rng, side, 10, octaves=2), body, share*0.7, 0.3)
     skin.colour = _mix(skin.colour, brown, spots * rng.uniform(0.75, 0.95))
     skin.bump, skin.gloss = skin.bump - 0.02*spots, skin.gloss * (1 - 0.7*spots)
     return spots
@@ -325,9 +326,9 @@ def _browning(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float
     side, brown = len(body.alpha), _any_rgb(rng, _BROWNS[fruit])
     field = _patch(rng, body, 0.3)
     area, heart = _region(field, body, share, 0.18), _region(field, body, share*0.4, 0.5)
-    mottled = brown * (1 + 0.22*_cloud(rng, side, 12)) * (1 - 0.35*heart)
+    mottled = brown * (1 + 0.22*cloud_noise(rng, side, 12)) * (1 - 0.35*heart)
     skin.colour = _mix(skin.colour, mottled, area * rng.uniform(0.8, 0.97))
-    skin.bump = skin.bump - 0.06*area + 0.03*area*_cloud(rng, side, 7)
+    skin.bump = skin.bump - 0.06*area + 0.03*area*cloud_noise(rng, side, 7)
     skin.gloss = skin.gloss * (1 - 0.5*area)
     return area
 
@@ -337,7 +338,7 @@ def _mould(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -
     side = len(body.alpha)
     heart = _any_rgb(rng, ('#6f8f7a', '#7d8a78', '#8fa0a0', '#9aa07a', '#5f7f6a'))
     field, fuzz = _patch(rng, body, 0.25), rng.standard_normal((side, side), dtype=np.float32)
-    fuzz = cv2.GaussianBlur(fuzz, (0, 0), side/130) + 0.4*_cloud(rng, side, 16, octaves=2)
+    fuzz = cv2.GaussianBlur(fuzz, (0, 0), side/130) + 0.4*cloud_noise(rng, side, 16, octaves=2)
     field += 0.05*fuzz
     patch, core = _region(field, body, share, 0.12), _region(field, body, share*rng.uniform(0.2, 0.75), 0.25)
     wool = _mix(_rgb('#e6e5da'), heart, core) * (1 + 0.12*fuzz)
@@ -348,7 +349,7 @@ def _mould(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -
 def _wrinkles(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -> np.ndarray:
     "Folds of a skin that has become too large; they are everywhere, so they mark no region"
     side = len(body.alpha)
-    folds = np.abs(_cloud(rng, side, *((14, 7), (10, 10), (8, 13))[rng.integers(3)], octaves=2))
+    folds = np.abs(cloud_noise(rng, side, *((14, 7), (10, 10), (8, 13))[rng.integers(3)], octaves=2))
     skin.bump = skin.bump + 0.06 * np.minimum(folds, 0.5)
     skin.colour = skin.colour * (0.85 + 0.3*np.minimum(folds, 0.5))
     return np.zeros((side, side), np.float32)
@@ -514,7 +515,7 @@ def _wood(rng: Generator, size: int) -> np.ndarray:
     place = np.linspace(0, planks, size, endpoint=False)
     gaps = 0.55*np.exp(-((place % 1) * size/planks / 1.6)**2)
     shade = rng.uniform(0.82, 1.1, planks)[place.astype(int)] * (1 - gaps)
-    picture = tone * (shade.astype(np.float32)[:, None] * (1 + 0.14*_cloud(rng, size, 3, 60, 2)))
+    picture = tone * (shade.astype(np.float32)[:, None] * (1 + 0.14*cloud_noise(rng, size, 3, 60, 2)))
     return picture if rng.random() < 0.5 else picture.transpose(0, 2, 1)
 
 # %% ../../nbs/parts/sample.ipynb #a2771875
@@ -523,12 +524,12 @@ def _cloth(rng: Generator, size: int) -> np.ndarray:
     tone, checks, place = _any_rgb(rng, _CLOTHS), rng.uniform(3, 9), np.linspace(0, 1, size)
     threads = 0.04*np.sin(place*size*1.9) + 0.16*(np.sin(place*checks*2*np.pi) > 0) * (rng.random() < 0.5)
     threads = threads.astype(np.float32)
-    return tone * (0.88 + threads[:, None] + threads + 0.1*_cloud(rng, size, 3, octaves=2))
+    return tone * (0.88 + threads[:, None] + threads + 0.1*cloud_noise(rng, size, 3, octaves=2))
 
 def _stone(rng: Generator, size: int) -> np.ndarray:
     "A mottled slab"
     tone = _any_rgb(rng, ('#b9b6b0', '#6f7276', '#d9d3c8', '#8f8172'))
-    return tone * (1 + 0.12*_cloud(rng, size, 4, octaves=5))
+    return tone * (1 + 0.12*cloud_noise(rng, size, 4, octaves=5))
 
 # %% ../../nbs/parts/sample.ipynb #8982efd8
 def _table(rng: Generator, size: int) -> np.ndarray:
@@ -540,7 +541,7 @@ def _table(rng: Generator, size: int) -> np.ndarray:
 GROUNDS = (_plain, _wood, _cloth, _stone, _table)
 
 # %% ../../nbs/parts/sample.ipynb #c8235c58
-def _background(rng: Generator, size: int) -> np.ndarray: # `(3, size, size)` float32
+def draw_background(rng: Generator, size: int) -> np.ndarray: # `(3, size, size)` float32
     "A background, sometimes with a plate"
     picture = GROUNDS[rng.choice(5, p=(0.36, 0.18, 0.16, 0.12, 0.18))](rng, size)
     if rng.random() < 0.12:
@@ -617,7 +618,7 @@ def draw_photo(
         raise DataError(f"cannot draw {fruit!r}, {freshness!r}: choose a fruit from {DRAWN_FRUITS} "
                         f"and a freshness from {FRESHNESS}")
     scene, camera, *rngs = np.random.default_rng(seed).spawn(4)
-    picture, decay, light = _background(scene, size), np.zeros((size, size), np.float32), _light(scene)
+    picture, decay, light = draw_background(scene, size), np.zeros((size, size), np.float32), _light(scene)
     for centre, radius, turn in _places(scene, size):
         cos, sin, radius = np.cos(turn), np.sin(turn), radius * _LONG.get(fruit, 1)
         seen = np.array([cos*light[0] + sin*light[1], cos*light[1] - sin*light[0], light[2]])

@@ -22,7 +22,7 @@ from fruit_freshness import model
 from fruit_freshness.apps.export import write_graph
 from fruit_freshness.parts.core import FRESHNESS, progress_bar
 from fruit_freshness.data import Photo, PhotoStore, check_photos, find_photos
-from fruit_freshness.parts.sample import _background, _cloud
+from fruit_freshness.parts.sample import draw_background, cloud_noise
 from fruit_freshness.model import FruitNet, fit_novelty, load_model, save_model
 from fruit_freshness.split import load_split
 from fruit_freshness.parts.evaluate import (Scored, backbone_features, crossfit, fit_calibration,
@@ -60,10 +60,10 @@ def ground(
 ) -> np.ndarray: # `(SIDE, SIDE, 3) float32` in 0..255
     "Paper, a drawn table, or colours that mean nothing"
     kind, tone = rng.random(), rng.uniform(0, 255, (2, 3))
-    if kind < .4: return ((1 + .1 * _cloud(rng, SIDE, 2, octaves=2))[..., None] * rng.uniform(175, 252) * np.array([1, rng.uniform(.95, 1), rng.uniform(.88, 1.02)])).clip(0, 255)
-    if kind < .7: return (_background(rng, SIDE).transpose(1, 2, 0).clip(0, 1) * 255).astype(np.float32)
+    if kind < .4: return ((1 + .1 * cloud_noise(rng, SIDE, 2, octaves=2))[..., None] * rng.uniform(175, 252) * np.array([1, rng.uniform(.95, 1), rng.uniform(.88, 1.02)])).clip(0, 255)
+    if kind < .7: return (draw_background(rng, SIDE).transpose(1, 2, 0).clip(0, 1) * 255).astype(np.float32)
     place = np.linspace(0, 1, SIDE)[:, None, None] * (kind < .85)
-    return ((tone[0] * (1 - place) + tone[1] * place) * np.ones((1, SIDE, 1)) + rng.uniform(0, 40) * _cloud(rng, SIDE, 6)[..., None]).clip(0, 255)
+    return ((tone[0] * (1 - place) + tone[1] * place) * np.ones((1, SIDE, 1)) + rng.uniform(0, 40) * cloud_noise(rng, SIDE, 6)[..., None]).clip(0, 255)
 
 def turn(
     rng: np.random.Generator, # source of chance
@@ -147,12 +147,12 @@ def spoil(
 ) -> np.ndarray: # `(SIDE, SIDE, 3) uint8`
     "Paint brown areas, spots or mould on a fresh fruit"
     colour, sizes, counts = DECAY[rng.choice(list(DECAY))]
-    (down, across), inside, picture, edge = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32), np.argwhere(mask > .6), pixels.astype(np.float32), .35 * _cloud(rng, SIDE, 4)
+    (down, across), inside, picture, edge = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32), np.argwhere(mask > .6), pixels.astype(np.float32), .35 * cloud_noise(rng, SIDE, 4)
     for _ in range(rng.integers(*counts)):
         place, radius = inside[rng.integers(len(inside))], np.sqrt(mask.mean()) * SIDE * rng.uniform(*sizes)
         away = np.hypot(down - place[0], across - place[1]) / radius - 1 + edge
         patch = (mask * rng.uniform(.6, 1) / (1 + np.exp((away * rng.uniform(5, 18)).clip(-30, 30))))[..., None]
-        picture += (np.array(colour) * rng.uniform(.6, 1.2) * (1 + .15 * _cloud(rng, SIDE, 12))[..., None] - picture) * patch
+        picture += (np.array(colour) * rng.uniform(.6, 1.2) * (1 + .15 * cloud_noise(rng, SIDE, 12))[..., None] - picture) * patch
     return picture.clip(0, 255).astype(np.uint8)
 
 def make_view(
