@@ -33,10 +33,14 @@ from .parts.core import (atomic_write, command, content_hash, DataError, FRESHNE
                                         FruitError, PhotoError, progress_bar, source_name)
 from .parts.sample import draw_photo
 from .data import load_photo, Normalisation, PHOTO_ENDINGS, show_photos, shrink, thumbnail
-from .model import FruitNet
 from .parts.fetch import COMMONS, fetch_photo, FetchError, find_commons, show_url
 from .parts.explain import heat_maps, overlay_heat
 from .parts.cards import camera_button, card_widget, CARD_STYLE, take_uploads
+
+# %% ../nbs/04_infer.ipynb #ca9d7fd8
+from typing import TYPE_CHECKING
+if TYPE_CHECKING: # importing torch takes seconds
+    from fruit_freshness.model import FruitNet
 
 # %% ../nbs/04_infer.ipynb #6da73d51
 @dataclass
@@ -228,9 +232,9 @@ def predict_batch(self: Predictor,
     shares = _softmax(fruit, config.fruit_temperature), _softmax(freshness, config.freshness_temperature)
     for name, f, s, n in zip(names, *shares, novelty / (config.novelty_threshold or np.inf)):
         reason = _reason_to_abstain(config.fruits, f, s, float(n), config.confidence_threshold)
-        labels, numbers = (config.fruits[f.argmax()], config.freshness[s.argmax()]), (f.max(), s.max(), n)
-        rounded = [round(float(number), 4) for number in numbers]
-        predictions.append(Prediction(name, *labels, *rounded, reason is None, reason))
+        labels = config.fruits[f.argmax()], config.freshness[s.argmax()]
+        sure, fresh_sure, unlike = (round(float(number), 4) for number in (f.max(), s.max(), n))
+        predictions.append(Prediction(name, *labels, sure, fresh_sure, unlike, reason is None, reason))
     return predictions
 
 # %% ../nbs/04_infer.ipynb #07ee3fb2

@@ -558,7 +558,7 @@ def _gather_features(
     paths: dict[str, Path],  # content hash -> a file with this content
     cache: SearchCache,  # what is known already
     progress: bool,  # show a bar
-) -> dict[str, PhotoFeatures | str]: # by content hash; the reason where a photo can't be read
+) -> dict: # `PhotoFeatures` by content hash; the reason where a photo can't be read
     "Features of every photo, computed only where they are not cached"
     found = {key: _unpack_features(data) for key, data in cache.get('features', paths).items()}
     missing, pool = [key for key in paths if key not in found], ThreadPoolExecutor(os.cpu_count())

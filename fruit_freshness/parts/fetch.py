@@ -260,7 +260,7 @@ def _explain_status(
 # %% ../../nbs/parts/fetch.ipynb #5b86b4bc
 def _causes(
     error: Exception | None,
-) -> list[BaseException]: # the error itself first
+) -> list[Exception]: # the error itself first
     "An error and what led to it"
     seen = []
     while error is not None and error not in seen:

@@ -215,7 +215,8 @@ def _apple_skin(
     side = len(body.alpha)
     right, down, *_ = _board(side)
     ground, blush = map(_rgb, _APPLES[rng.integers(len(_APPLES))])
-    streaks = cloud_noise(rng, side, 2, 2) * 0.9 + cloud_noise(rng, side, 18, 2, 2) * 0.35 + rng.uniform(-0.5, 0.6)
+    streaks = cloud_noise(rng, side, 2, 2) * 0.9 + cloud_noise(rng, side, 18, 2, 2) * 0.35
+    streaks += rng.uniform(-0.5, 0.6)
     colour = _mix(ground * rng.uniform(0.9, 1.08), blush, np.clip(streaks + 0.5, 0, 1))
     freckles = _dots(side, rng.uniform(-1, 1, (60, 2)), np.full(60, 0.008))
     colour = _mix(colour, _rgb('#e8d79a'), freckles * rng.uniform(0.1, 0.5))
