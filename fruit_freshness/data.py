@@ -11,21 +11,17 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+import numpy as np
+from PIL import Image, ImageOps
+from fastcore.basics import patch
+from .parts.core import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, map_photos,
+                                        open_regular_file, PhotoError, source_name, walk_files)
+from .parts.labels import FolderReader
 
 # %% auto #0
 __all__ = ['PHOTO_ENDINGS', 'FORMATS', 'Photo', 'PhotoFolder', 'find_photos', 'load_photo', 'shrink', 'PhotoStore', 'Checked',
            'check_photos', 'show_photos', 'show_counts', 'thumbnail', 'Normalisation', 'valid_transforms',
            'train_transforms', 'PhotoDataset', 'show_batch', 'download_photos']
-
-# %% ../nbs/00_data.ipynb #2abefdbf
-import numpy as np
-from PIL import Image, ImageOps
-from fastcore.basics import patch
-
-# %% ../nbs/00_data.ipynb #4f72bc96
-from .parts.core import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, map_photos,
-                                        open_regular_file, PhotoError, source_name, walk_files)
-from .parts.labels import FolderReader
 
 # %% ../nbs/00_data.ipynb #ec1fa8c1
 PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.heic', '.heif',

@@ -16,19 +16,11 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
-
-# %% auto #0
-__all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
-           'FruitWidget']
-
-# %% ../nbs/04_infer.ipynb #3375bcaa
 import numpy as np
 from fastcore.basics import patch
 from fastcore.script import Param
 from PIL import Image
 from tqdm.auto import tqdm
-
-# %% ../nbs/04_infer.ipynb #d05ba74d
 from .parts.core import (atomic_write, command, content_hash, DataError, FRESHNESS_COLOURS,
                                         FruitError, PhotoError, progress_bar, source_name)
 from .parts.sample import draw_photo
@@ -36,6 +28,10 @@ from .data import load_photo, Normalisation, PHOTO_ENDINGS, show_photos, shrink,
 from .parts.fetch import COMMONS, fetch_photo, FetchError, find_commons, show_url
 from .parts.explain import heat_maps, overlay_heat
 from .parts.cards import camera_button, card_widget, CARD_STYLE, take_uploads
+
+# %% auto #0
+__all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
+           'FruitWidget']
 
 # %% ../nbs/04_infer.ipynb #ca9d7fd8
 from typing import TYPE_CHECKING
@@ -694,6 +690,19 @@ def _cancel_look(self: FruitWidget) -> bool: # whether there was something to wa
     if waiting: waiting.cancel()
     return waiting is not None
 
+@patch
+def _listen(self: FruitWidget):
+    "Connect the controls with what they do"
+    def sent(_, message, buffers): # the Enter key
+        if message.get('event') == 'submit': self._look_soon()
+    self.url.on_msg(sent)
+    self.url.observe(lambda change: self._cancel_look() and self._look_soon(), 'value')
+    self.camera.on_msg(lambda _, message, buffers: self._look_at_camera(message, buffers))
+    self.heat.observe(lambda change: self._show_heats(), 'value')
+    actions = {self.go: self._look_soon, self.example: self._look_at_example, self.found: self._look_at_found,
+               self.save: self._show_table, self.clear: self._clear}
+    for button, action in actions.items(): button.on_click(lambda _, action=action: action())
+
 # %% ../nbs/04_infer.ipynb #80678535
 def _answers_csv(
     predictions: Sequence[Prediction], # in order
@@ -717,17 +726,3 @@ def _show_table(self: FruitWidget):
     save = f'<a download="answers.csv" href="{link}">save answers.csv</a>'
     words = f'{len(self.answers)} answers: copy them below, or {save}'
     self.status.value = f'<div class="fruit-status" role="status">{words}</div>'
-
-# %% ../nbs/04_infer.ipynb #58daba03
-@patch
-def _listen(self: FruitWidget):
-    "Connect the controls with what they do"
-    def sent(_, message, buffers): # the Enter key
-        if message.get('event') == 'submit': self._look_soon()
-    self.url.on_msg(sent)
-    self.url.observe(lambda change: self._cancel_look() and self._look_soon(), 'value')
-    self.camera.on_msg(lambda _, message, buffers: self._look_at_camera(message, buffers))
-    self.heat.observe(lambda change: self._show_heats(), 'value')
-    actions = {self.go: self._look_soon, self.example: self._look_at_example, self.found: self._look_at_found,
-               self.save: self._show_table, self.clear: self._clear}
-    for button, action in actions.items(): button.on_click(lambda _, action=action: action())

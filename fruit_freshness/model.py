@@ -12,22 +12,18 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+import torch
+import torch.nn.functional as F
+from fastcore.basics import patch
+from torch import Tensor, nn
+from .parts.core import FRESHNESS, FruitError, atomic_write
+from .data import Normalisation
 
 # %% auto #0
 __all__ = ['WHEEL_BACKBONE', 'ModelError', 'create_backbone', 'ModelConfig', 'Logits', 'FruitNet', 'backbone_blocks',
            'backbone_stages', 'freeze_backbone', 'count_parameters', 'speed_up', 'create_model', 'multitask_loss',
            'class_weights', 'LossBalance', 'Answers', 'novelty', 'fast_dtype', 'autocast', 'answer', 'fit_novelty',
            'save_model', 'load_model', 'shipped_model']
-
-# %% ../nbs/02_model.ipynb #57cf4aed
-import torch
-import torch.nn.functional as F
-from fastcore.basics import patch
-from torch import Tensor, nn
-
-# %% ../nbs/02_model.ipynb #4019166f
-from .parts.core import FRESHNESS, FruitError, atomic_write
-from .data import Normalisation
 
 # %% ../nbs/02_model.ipynb #8e4a5b8b
 class ModelError(FruitError):
@@ -580,7 +576,7 @@ def _metric_lines(
 _TABLE_HEAD = ('| | accuracy | 95 % interval | macro-F1 | 95 % interval '
                '| calibration error | 95 % interval | NLL | Brier score |')
 
-# %% ../nbs/02_model.ipynb #9ac6e13e
+# %% ../nbs/02_model.ipynb #17fd3e42
 _LIMITS = """- It knows {fruits} and nothing else. Others should be rejected by their novelty, also a guess.
 - It sees the outside of a fruit in a photo. It is no test of whether food is safe to eat.
 - Photos of other cameras, light and backgrounds than those of its training are harder than these figures say.
@@ -601,6 +597,7 @@ def _judged_lines(
             "thresholds were fitted on one part of them and judged on another. A test part that chooses "
             "nothing: `fruit_train --test-share .15`.\n", *_metric_lines(config.metrics)]
 
+# %% ../nbs/02_model.ipynb #1884c783
 def _model_card(
     net: FruitNet, # with its config filled in
 ) -> str: # Markdown

@@ -10,19 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['SIDES', 'LeakageError', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos', 'join_specimens', 'label_conflicts',
-           'SplitRow', 'Split', 'split_photos', 'show_split', 'kfold_photos', 'audit_split', 'save_split', 'load_split']
-
-# %% ../nbs/01_split.ipynb #e79f67a3
 import numpy as np
-
-# %% ../nbs/01_split.ipynb #57fb01ac
 from .parts.core import (atomic_write, content_hash, DataError, FRESHNESS_COLOURS,
                                         FruitError, map_photos)
 from .data import Photo
 from .parts.copies import find_copies, join_groups
+
+# %% auto #0
+__all__ = ['SIDES', 'LeakageError', 'source_stem', 'pairs_alike', 'Grouping', 'group_photos', 'join_specimens', 'label_conflicts',
+           'SplitRow', 'Split', 'split_photos', 'show_split', 'kfold_photos', 'audit_split', 'save_split', 'load_split']
 
 # %% ../nbs/01_split.ipynb #73d3284f
 class LeakageError(FruitError):

@@ -9,12 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trainer', 'read_history', 'show_lr_find',
-           'show_history', 'diagnose', 'train_photos', 'fruit_train']
-
-# %% ../nbs/03_train.ipynb #7d8857bd
 import torch
 import numpy as np
 from accelerate import Accelerator
@@ -26,8 +20,6 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
-
-# %% ../nbs/03_train.ipynb #9fd8b4bd
 from .parts.core import (DataError, FRESHNESS, atomic_write, command, content_hash,
                                         heard_stop, progress_bar)
 from .parts.sample import draw_sample
@@ -41,6 +33,10 @@ from .model import (FruitNet, LossBalance, ModelError, backbone_stages, class_we
 from .parts.evaluate import (at_temperatures, calibrate, crossfit, evaluation_figures,
                                             given_answers, make_loader, metrics_table, processes, report,
                                             save_figures, say, score_photos)
+
+# %% auto #0
+__all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trainer', 'read_history', 'show_lr_find',
+           'show_history', 'diagnose', 'train_photos', 'fruit_train']
 
 # %% ../nbs/03_train.ipynb #121a13d2
 @dataclass
@@ -761,7 +757,7 @@ def _finish_run(
     for line in (metrics_table(metrics), *notes): say(line)
     return dict(run=str(out), **metrics)
 
-# %% ../nbs/03_train.ipynb #26633aee
+# %% ../nbs/03_train.ipynb #31ca9685
 def train_photos(
     config: TrainConfig, # the recipe
     data: str, # a folder, 'sample', 'kaggle' or 'kaggle:owner/name'
@@ -782,6 +778,7 @@ def train_photos(
         raise
     return _finish_run(trainer, data) if main else None
 
+# %% ../nbs/03_train.ipynb #a425d9e1
 def _try_rates(
     config: TrainConfig, # the recipe
     data: str, # as for `train_photos`

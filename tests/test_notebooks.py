@@ -66,7 +66,7 @@ def test_imports_stand_alone(name):
     mixed = []
     for cell in json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']:
         source = ''.join(cell['source'])
-        if cell['cell_type'] != 'code' or source.startswith('#| export') or re.search('^ *%|nbdev_export', source, re.M): continue
+        if cell['cell_type'] != 'code' or source.startswith('#| export') or re.search('^ *[%!]|nbdev_export', source, re.M): continue
         nodes = list(ast.walk(ast.parse(source)))
         imports = any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
         if imports and any(isinstance(node, ast.Expr | ast.Assign) for node in nodes): mixed.append(source)

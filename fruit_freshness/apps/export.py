@@ -113,7 +113,7 @@ def _largest_difference(
     with torch.no_grad(): original = Answering(net)(images)
     return max(float(np.abs(ours.numpy() - theirs).max()) for ours, theirs in list(zip(original, said))[:2])
 
-# %% ../../nbs/apps/export.ipynb #8253dc27
+# %% ../../nbs/apps/export.ipynb #4d323d4b
 def quantise(
     content: bytes, # an ONNX file in float32
     images: np.ndarray, # `(N, 3, size, size) float32`, some hundred photos
@@ -139,6 +139,7 @@ def quantise(
         onnx.helper.set_model_props(model, facts)
         return model.SerializeToString()
 
+# %% ../../nbs/apps/export.ipynb #3d86c2be
 def _agreement(
     first: bytes, # an ONNX file
     second: bytes, # another one
@@ -225,7 +226,7 @@ FORMATS = dict( # by name: usual file, what makes its content, what answers with
     onnx=('fruit.onnx', export_onnx, run_onnx),
     torch=('fruit.pt2', export_torch, run_torch))
 
-# %% ../../nbs/apps/export.ipynb #9a673aa9
+# %% ../../nbs/apps/export.ipynb #84d484bf
 def _test_images(
     predictor: Predictor, # preprocesses them
     folder: str | None, # of photos; None: drawn ones
@@ -236,6 +237,7 @@ def _test_images(
     chosen = sources[::-(-len(sources) // 400)]
     return np.stack([predictor.preprocess(load_photo(source)) for source in chosen])
 
+# %% ../../nbs/apps/export.ipynb #4035092c
 @command
 def fruit_export(
     out: str=None, # file to write; fruit.onnx or fruit.pt2 in this folder by default

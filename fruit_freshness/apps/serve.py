@@ -190,6 +190,7 @@ def busy(self: Service) -> Refused: # to be raised
     words = "too many photos are waiting already; try again in a moment"
     return Refused(503, words, Retry_After=str(1 + len(self.answers.waiting) // 64))
 
+# %% ../../nbs/apps/serve.ipynb #c79c6cee
 async def _drain(
     request, # of Starlette; it was refused
     seconds: float, # longest duration

@@ -132,6 +132,7 @@ def _show_frame(
         return cv2.waitKey(1) & 0xff == ord('q')
     except cv2.error: return False # a build of OpenCV without windows
 
+# %% ../../nbs/apps/webcam.ipynb #ce16b3e9
 @contextmanager
 def _record(
     out: str | None, # video file; None: nothing is recorded

@@ -488,7 +488,7 @@ def report(
                                  for task, (probs, truth, _) in _tasks(after).items()}
     return metrics
 
-# %% ../../nbs/parts/evaluate.ipynb #e74c6364
+# %% ../../nbs/parts/evaluate.ipynb #0bf3b085
 def _plot_reliability(axis, confidence: np.ndarray, right: np.ndarray, color: str, name: str) -> None:
     "One series: a dot for each bin that has photos"
     place = _bin(confidence)
@@ -500,6 +500,7 @@ def _plot_reliability(axis, confidence: np.ndarray, right: np.ndarray, color: st
     axis.scatter(*places, s=10 + 200 * counts[full] / counts.sum(), alpha=.7, color=color,
                  label=f'{name}: error {ece(confidence, right):.3f}')
 
+# %% ../../nbs/parts/evaluate.ipynb #793b7c21
 def show_reliability(
     before: Scored, # answers at temperature 1
     after: Scored, # the same ones calibrated

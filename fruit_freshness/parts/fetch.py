@@ -55,6 +55,7 @@ def _plain_port(
     if port == 0: raise ValueError("the port is not a number from 1 to 65535")
     return port or (443 if parts.scheme.lower() == 'https' else 80)
 
+# %% ../../nbs/parts/fetch.ipynb #4859e277
 def _canonical_url(
     url: str, # as a person typed it or a redirect sent it
 ) -> str: # the same URL put together anew: scheme, host, port, path and query
@@ -378,6 +379,7 @@ def read(self: _Fetch,
     if late := self.late(): raise late # cut off: what has come may be a part
     return bytes(body)
 
+# %% ../../nbs/parts/fetch.ipynb #d77183b4
 @patch
 def get(self: _Fetch,
     max_bytes: int, # more is refused
