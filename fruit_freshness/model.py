@@ -23,7 +23,7 @@ from .data import Normalisation
 __all__ = ['WHEEL_BACKBONE', 'ModelError', 'create_backbone', 'ModelConfig', 'Logits', 'FruitNet', 'backbone_blocks',
            'backbone_stages', 'freeze_backbone', 'count_parameters', 'speed_up', 'create_model', 'multitask_loss',
            'class_weights', 'LossBalance', 'Answers', 'novelty', 'fast_dtype', 'autocast', 'answer', 'fit_novelty',
-           'save_model', 'load_model', 'shipped_model']
+           'save_model', 'model_card', 'load_model', 'shipped_model']
 
 # %% ../nbs/02_model.ipynb #8e4a5b8b
 class ModelError(FruitError):
@@ -536,7 +536,7 @@ def save_model(
     facts = dict(format=_FORMAT, weights_sha256=digest, **asdict(net.config), versions=_package_versions())
     with atomic_write(folder/'model.safetensors', 'wb') as file: file.write(weights)
     with atomic_write(folder/'config.json') as file: json.dump(facts, file, indent=1)
-    with atomic_write(folder/'README.md') as file: file.write(_model_card(net))
+    with atomic_write(folder/'README.md') as file: file.write(model_card(net))
 
 # %% ../nbs/02_model.ipynb #32d1cbff
 def _share(answers: dict, name: str) -> str: # e.g. '98.8% (95 % interval 97.0% to 99.6%)'
@@ -598,7 +598,7 @@ def _judged_lines(
             "nothing: `fruit_train --test-share .15`.\n", *_metric_lines(config.metrics)]
 
 # %% ../nbs/02_model.ipynb #1884c783
-def _model_card(
+def model_card(
     net: FruitNet, # with its config filled in
 ) -> str: # Markdown
     "What a person should know before trusting a network"
