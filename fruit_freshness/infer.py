@@ -35,8 +35,8 @@ __all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Exp
 
 # %% ../nbs/04_infer.ipynb #ca9d7fd8
 from typing import TYPE_CHECKING
-if TYPE_CHECKING: # importing torch takes seconds
-    from fruit_freshness.model import FruitNet
+if TYPE_CHECKING: from fruit_freshness.model import FruitNet
+else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
 
 # %% ../nbs/04_infer.ipynb #6da73d51
 @dataclass

@@ -141,7 +141,8 @@ def source_name(
 ) -> str:
     "What messages call `source`"
     if isinstance(source, (str, Path)): return str(source)
-    return getattr(source, 'name', None) or f'the {type(source).__name__} given'
+    kind = type(source).__name__
+    return getattr(source, 'name', None) or ('image' if kind.endswith('Image') else 'array' if kind == 'ndarray' else kind)
 
 @contextmanager
 def open_regular_file(

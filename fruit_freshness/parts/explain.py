@@ -18,6 +18,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from torch import Tensor
     from fruit_freshness.model import FruitNet
+else: # their names, for signatures: importing torch takes seconds
+    Tensor, FruitNet = type('Tensor', (), {}), type('FruitNet', (), {})
 
 # %% ../../nbs/parts/explain.ipynb #49363c8e
 def _log_odds(
