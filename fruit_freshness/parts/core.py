@@ -142,7 +142,8 @@ def source_name(
     "What messages call `source`"
     if isinstance(source, (str, Path)): return str(source)
     kind = type(source).__name__
-    return getattr(source, 'name', None) or ('image' if kind.endswith('Image') else 'array' if kind == 'ndarray' else kind)
+    known_as = 'image' if kind.endswith('Image') else 'array' if kind == 'ndarray' else kind
+    return getattr(source, 'name', None) or known_as
 
 @contextmanager
 def open_regular_file(
