@@ -8,7 +8,7 @@ BACKBONE ?= timm/tf_efficientnet_lite0.in1k
 EPOCHS   ?=
 OUT      := $(or $(OUT),runs/$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: run test setup export readme shipped clean
+.PHONY: run test setup export readme docs docs-check shipped clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: setup.py settings.ini constraints.txt
@@ -29,6 +29,14 @@ export: setup
 
 readme: setup
 	$(BIN)/python tests/readme.py
+
+# The site, in _docs; needs Quarto (quarto.org). tests/ is on the path for what nbdev does beyond its own, tests/pages.py
+docs: setup
+	PYTHONPATH=tests $(BIN)/nbdev_docs
+
+# Walks the built site in headless Chromium, at the widths of a laptop and a phone
+docs-check: setup
+	$(BIN)/python tests/check_site.py _docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info _docs _proc

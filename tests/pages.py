@@ -1,0 +1,133 @@
+"""What nbdev does for the site beyond its own: settings.ini names `Signature` as the renderer and `tidy` as a processor."""
+import ast
+import inspect
+import io
+import re
+from base64 import b64decode
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+from fastcore.docments import docments
+from fastcore.script import Param
+from nbdev.doclinks import NbdevLookup
+from nbdev.showdoc import BasicMarkdownRenderer
+from PIL import Image
+
+PRIVATE = re.compile(r'\[(`(?:\w+\.)?_\w+(?:\(\))?`)\]\(https?:[^)]+\)') # a link to what no page shows
+LONG = 88 # characters; a longer signature has a line for each parameter
+
+
+def exported(name: str):
+    "What a notebook exports under this name, and its module: a class of a cell that was just run has no source to read"
+    found = NbdevLookup()[name]
+    if not isinstance(found, tuple): return None, None
+    module = import_module('.'.join(Path(found[1]).with_suffix('').parts))
+    return attrgetter(name)(module), module
+
+
+def default_text(value) -> str:
+    "A default value as a reader of the signature writes it"
+    if inspect.isfunction(value): return '...' if value.__name__ == '<lambda>' else value.__name__
+    if type(value) is int and abs(value) >= 10_000: return f'{value:_}'
+    text = repr(value)
+    if text.startswith('<'): return '...' # a factory of fields, an object without a spelling
+    return text if len(text) <= 60 else f'{type(value).__name__}(...)'
+
+
+def options(symbol) -> dict[str, Param]:
+    "The parameters of a command that fastcore's `Param` describes"
+    written = getattr(symbol, '__annotations__', {}).values()
+    if not any(isinstance(text, Param) or 'Param(' in str(text) for text in written): return {}
+    hints = inspect.get_annotations(symbol, eval_str=True)
+    return {name: hint for name, hint in hints.items() if isinstance(hint, Param)}
+
+
+def parameter_text(parameter: inspect.Parameter, option: Param | None) -> str:
+    "One parameter with its type and default"
+    annotation = option.type if option else parameter.annotation
+    if not isinstance(annotation, str): annotation = inspect.formatannotation(annotation)
+    stars = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}.get(parameter.kind, '')
+    text = stars + parameter.name + (f': {annotation}' if parameter.annotation is not parameter.empty else '')
+    return text + (f' = {default_text(parameter.default)}' if parameter.default is not parameter.empty else '')
+
+
+def signature_text(symbol, name: str) -> str:
+    "How `symbol` is called, without `self`; of an error its family"
+    if inspect.isclass(symbol) and issubclass(symbol, Exception): return f'class {name}({symbol.__base__.__name__})'
+    signature = inspect.signature(symbol)
+    kind = 'class' if inspect.isclass(symbol) else 'async def' if inspect.iscoroutinefunction(symbol) else 'def'
+    described = options(symbol)
+    parts = [parameter_text(parameter, described.get(key)) for key, parameter in signature.parameters.items() if key != 'self']
+    returns = signature.return_annotation
+    if not isinstance(returns, str): returns = inspect.formatannotation(returns)
+    end = f') -> {returns}' if kind != 'class' and signature.return_annotation is not signature.empty else ')'
+    line = f"{kind} {name}({', '.join(parts)}{end}"
+    if len(line) <= LONG: return line
+    return f'{kind} {name}(\n' + ''.join(f'    {part},\n' for part in parts) + end
+
+
+def table(symbol) -> str:
+    "What each parameter means, and what comes back; empty where nothing is said"
+    said = {} if inspect.isclass(symbol) and issubclass(symbol, Exception) else docments(symbol, returns=not inspect.isclass(symbol))
+    said |= {name: option.help for name, option in options(symbol).items()}
+    rows = [(f'<code>{name}</code>' if name != 'return' else '*returns*', text) for name, text in said.items() if name != 'self' and text]
+    if not rows: return ''
+    lines = [f"| {name} | {' '.join(text.split()).replace('|', chr(92) + '|')} |" for name, text in rows]
+    return '\n'.join(['| parameter | meaning |', '|:--|:--|', *lines])
+
+
+def constants(text: str, module) -> str:
+    "The values of the constants that a text names"
+    names = dict.fromkeys(re.findall(r'`(_?[A-Z][A-Z_]{3,})`', text))
+    known = [(name, repr(getattr(module, name))) for name in names if hasattr(module, name)]
+    return '\n\n'.join(f'`{name}` = `{value}`' for name, value in known if len(value) < 300)
+
+
+class Signature(BasicMarkdownRenderer):
+    "A signature without comments, below it what its names mean: nbdev's own has the meaning as comments, where links stay raw"
+    def _repr_markdown_(self):
+        symbol, module = exported(self.fn.removeprefix('__main__.'))
+        if symbol is None: return super()._repr_markdown_()
+        symbol = getattr(symbol, 'fget', None) or symbol # of a property
+        source = NbdevLookup().code(self.fn)
+        said, doc = table(symbol), inspect.getdoc(symbol) if symbol.__doc__ else ''
+        head = f'---\n\n[source]({source}){{target="_blank" style="float:right; font-size:smaller"}}\n\n### {self.nm}'
+        code = f"```python\n{signature_text(symbol, self.nm.rsplit('.')[-1])}\n```"
+        return '\n\n'.join(part for part in (head, code, doc, said, constants(f'{doc} {said}', module)) if part)
+
+
+def is_wall(source: str) -> bool:
+    "Whether a cell is a dozen lines or more that mostly test: worth keeping, not worth scrolling"
+    if len(source.splitlines()) < 12 or source.startswith(('%', '!')): return False
+    try: statements = ast.parse(source).body
+    except SyntaxError: return False
+    tests = [node for node in statements if re.match(r'test_|assert |with expect_fail|for .*\n? *test_', ast.unparse(node))]
+    return len(tests) > len(statements) / 2
+
+
+def is_chart(png: str) -> bool:
+    "Whether a figure is lines on white rather than photos: those can be shown inverted on a dark page"
+    pixels = np.asarray(Image.open(io.BytesIO(b64decode(png))).convert('RGB'))
+    return (pixels > 250).all(2).mean() > .6
+
+
+def for_site(output: dict) -> bool:
+    "Whether an output belongs on a page: no progress bars, no widgets without their program"
+    return 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})
+
+
+def tidy(cell):
+    "Fold walls of tests, mark charts, and keep outputs off the site for which Quarto would load scripts from elsewhere"
+    if cell.cell_type == 'markdown': cell.source = PRIVATE.sub(r'\1', cell.source)
+    if cell.cell_type != 'code': return
+    cell.outputs = [output for output in cell.get('outputs', []) if for_site(output)]
+    options = []
+    if is_wall(cell.source): options += ['#| code-fold: true', '#| code-summary: "Tests"']
+    datas = [output['data'] for output in cell.outputs if 'data' in output]
+    for data in datas:
+        html = ''.join(data.pop('text/html', ''))
+        if html: data['text/markdown'] = f'```{{=html}}\n{html}\n```'
+    if any(is_chart(''.join(data['image/png'])) for data in datas if 'image/png' in data): options.append('#| classes: chart')
+    cell.source = '\n'.join([*options, cell.source])
