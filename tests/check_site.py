@@ -1,6 +1,7 @@
-"""Walk a built site in headless Chromium and list what a reader can't read: `python tests/check_site.py _docs`; exit 1 on findings."""
+"""Walk a built site in headless Chromium and list what can't be read: `python tests/check_site.py`."""
 import argparse
 import functools
+import shutil
 import threading
 from configparser import ConfigParser
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ LOOK = r'''wide => {
   const found = [], main = document.querySelector('main') || document.body
   const shown = e => e.getClientRects().length > 0
   const start = e => e.textContent.trim().replace(/\s+/g, ' ').slice(0, 50)
-  const kind = e => e.closest('.cell-output-display') ? 'signature' : e.closest('.cell-output') ? 'output' : 'code block'
+  const within = (e, name) => e.closest('.' + name)
+  const kind = e => within(e, 'cell-output') ? 'output' : within(e, 'cell-code') ? 'code block' : 'signature'
   const over = e => e.scrollWidth - e.clientWidth
   const page = over(document.documentElement)
   if (page > 1) found.push(`the page is ${page} px too wide`)
@@ -26,12 +28,13 @@ LOOK = r'''wide => {
     const parts = [pre, ...pre.querySelectorAll('code')].filter(e => getComputedStyle(e).display != 'inline')
     const most = Math.max(...parts.map(over))
     if (most > 1) { found.push(`${kind(pre)} scrolls by ${most} px: ${start(pre)}`); continue }
-    if (!wide || kind(pre) != 'output') continue
+    const columns = pre.textContent.split('\n').filter(line => /\S {2,}\S/.test(line)).length > 1
+    if (!wide || kind(pre) != 'output' || !columns) continue // a sentence may wrap, a table may not
     const code = pre.querySelector('code') || pre
     code.style.setProperty('white-space', 'pre', 'important')
     const needed = Math.max(over(pre), over(code))
     code.style.removeProperty('white-space')
-    if (needed > 1) found.push(`output wraps, ${needed} px too wide: ${start(pre)}`)
+    if (needed > 1) found.push(`table of text wraps, ${needed} px too wide: ${start(pre)}`)
   }
   for (const table of main.querySelectorAll('table')) {
     if (!shown(table)) continue
@@ -43,18 +46,29 @@ LOOK = r'''wide => {
       const range = document.createRange()
       range.setStart(words.currentNode, word.index)
       range.setEnd(words.currentNode, word.index + word[0].length)
-      if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) found.push(`a word breaks in a table: ${word[0]}`)
+      const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)))
+      if (lines.size > 1) found.push(`a word breaks in a table: ${word[0]}`)
     }
   }
-  for (const image of main.querySelectorAll('img')) if (!(image.alt || '').trim()) found.push(`image without alt text: ${image.src.slice(-60)}`)
+  for (const image of main.querySelectorAll('img'))
+    if (!(image.alt || '').trim()) found.push(`image without alt text: ${image.src.slice(-60)}`)
   return found
 }'''
 
 
 def find_browser() -> str | None:
     "A Chromium on the path; None leaves playwright to its own"
-    import shutil
     return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
+@contextmanager
+def browser():
+    "A browser without a window"
+    with sync_playwright() as playwright:
+        flags = ['--no-sandbox', '--disable-dev-shm-usage']
+        started = playwright.chromium.launch(executable_path=find_browser(), args=flags)
+        yield started
+        started.close()
 
 
 @contextmanager
@@ -86,31 +100,31 @@ def broken_links(pages: dict, folder: Path) -> list[str]:
             path = unquote(path.partition('?')[0])[1:]
             if path == '' or path.endswith('/'): path += 'index.html'
             if not (folder/path).is_file(): found.append(f'{name}: link to nowhere: {link}')
-            elif place and path in pages and unquote(place) not in pages[path][1]: found.append(f'{name}: no such place: {link}')
+            elif path in pages and unquote(place) not in pages[path][1]:
+                found.append(f'{name}: no such place: {link}')
     return found
 
 
 def check(folder: Path, widths=WIDTHS) -> list[str]:
     "What is wrong with each page of the site in `folder`, one line each"
     found, pages = [], {}
-    with served(folder) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=['--no-sandbox', '--disable-dev-shm-usage'])
+    with served(folder) as address, browser() as started:
         for width in widths:
-            tab = browser.new_page(viewport=dict(width=width, height=900))
-            tab.route(lambda url: not url.startswith(address), lambda route: route.abort()) # what a reader loads is seen, not fetched
+            tab, asked = started.new_page(viewport=dict(width=width, height=900)), []
+            tab.route(lambda url: not url.startswith(address), lambda route: route.abort()) # noted, not fetched
+            tab.on('request', lambda request, asked=asked: asked.append((request.resource_type, request.url)))
             for path in sorted(folder.rglob('*.html')):
-                name, asked = path.relative_to(folder).as_posix(), []
-                tab.on('request', note := lambda request, asked=asked: asked.append((request.resource_type, request.url)))
+                name = path.relative_to(folder).as_posix()
+                asked.clear()
                 tab.goto(address + name, wait_until='load')
-                tab.remove_listener('request', note)
                 found += [f'{name} at {width} px: {text}' for text in tab.evaluate(LOOK, width > 1000)]
                 if name in pages: continue
-                found += [f'{name}: script from elsewhere: {url}' for kind, url in asked if kind == 'script' and not url.startswith(address)]
-                links = tab.eval_on_selector_all('a[href]', "links => links.map(link => link.getAttribute('href'))")
-                places = set(tab.eval_on_selector_all('[id], a[name]', 'all => all.map(one => one.id || one.name)'))
-                pages[name] = links, places | {'', 'top'}
+                scripts = {url for kind, url in asked if kind == 'script' and not url.startswith(address)}
+                found += [f'{name}: script from elsewhere: {url}' for url in sorted(scripts)]
+                links = tab.eval_on_selector_all('a[href]', "all => all.map(link => link.getAttribute('href'))")
+                places = tab.eval_on_selector_all('[id], a[name]', 'all => all.map(one => one.id || one.name)')
+                pages[name] = links, {*places, '', 'top'}
             tab.close()
-        browser.close()
     return found + broken_links(pages, folder)
 
 
@@ -118,7 +132,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', type=Path, nargs='?', default=ROOT/'_docs', help='with the built site')
     options = parser.parse_args()
-    if not (options.folder/'index.html').is_file(): parser.error(f'{options.folder}: no index.html there; build the site with `make docs`')
+    if not (options.folder/'index.html').is_file():
+        parser.error(f'{options.folder}: no index.html there; build the site with `make docs`')
     findings = check(options.folder)
     print('\n'.join(findings) or 'nothing to mend')
     raise SystemExit(bool(findings))

@@ -1,4 +1,4 @@
-"""What nbdev does for the site beyond its own: settings.ini names `Signature` as the renderer and `tidy` as a processor."""
+"""What nbdev does for the site beyond its own: settings.ini names `Signature` as renderer, `tidy` as processor."""
 import ast
 import inspect
 import io
@@ -16,11 +16,13 @@ from nbdev.showdoc import BasicMarkdownRenderer
 from PIL import Image
 
 PRIVATE = re.compile(r'\[(`(?:\w+\.)?_\w+(?:\(\))?`)\]\(https?:[^)]+\)') # a link to what no page shows
+NESTED = re.compile(r'\[\[(`[^`]+`)\]\(https?:[^)]+\)\]\(')
+TEST = re.compile(r'test_|assert |with expect_fail|for .*\n? *test_')
 LONG = 88 # characters; a longer signature has a line for each parameter
 
 
 def exported(name: str):
-    "What a notebook exports under this name, and its module: a class of a cell that was just run has no source to read"
+    "What a notebook exports under this name, and its module: a class that a cell just made has no source to read"
     found = NbdevLookup()[name]
     if not isinstance(found, tuple): return None, None
     module = import_module('.'.join(Path(found[1]).with_suffix('').parts))
@@ -50,16 +52,20 @@ def parameter_text(parameter: inspect.Parameter, option: Param | None) -> str:
     if not isinstance(annotation, str): annotation = inspect.formatannotation(annotation)
     stars = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}.get(parameter.kind, '')
     text = stars + parameter.name + (f': {annotation}' if parameter.annotation is not parameter.empty else '')
-    return text + (f' = {default_text(parameter.default)}' if parameter.default is not parameter.empty else '')
+    if parameter.default is parameter.empty: return text
+    return f'{text} = {default_text(parameter.default)}'
+
+
+def is_error(symbol) -> bool: return inspect.isclass(symbol) and issubclass(symbol, Exception)
 
 
 def signature_text(symbol, name: str) -> str:
     "How `symbol` is called, without `self`; of an error its family"
-    if inspect.isclass(symbol) and issubclass(symbol, Exception): return f'class {name}({symbol.__base__.__name__})'
-    signature = inspect.signature(symbol)
-    kind = 'class' if inspect.isclass(symbol) else 'async def' if inspect.iscoroutinefunction(symbol) else 'def'
-    described = options(symbol)
-    parts = [parameter_text(parameter, described.get(key)) for key, parameter in signature.parameters.items() if key != 'self']
+    if is_error(symbol): return f'class {name}({symbol.__base__.__name__})'
+    signature, described = inspect.signature(symbol), options(symbol)
+    kind = 'async def' if inspect.iscoroutinefunction(symbol) else 'class' if inspect.isclass(symbol) else 'def'
+    shown = {key: parameter for key, parameter in signature.parameters.items() if key != 'self'}
+    parts = [parameter_text(parameter, described.get(key)) for key, parameter in shown.items()]
     returns = signature.return_annotation
     if not isinstance(returns, str): returns = inspect.formatannotation(returns)
     end = f') -> {returns}' if kind != 'class' and signature.return_annotation is not signature.empty else ')'
@@ -70,11 +76,11 @@ def signature_text(symbol, name: str) -> str:
 
 def table(symbol) -> str:
     "What each parameter means, and what comes back; empty where nothing is said"
-    said = {} if inspect.isclass(symbol) and issubclass(symbol, Exception) else docments(symbol, returns=not inspect.isclass(symbol))
+    said = {} if is_error(symbol) else docments(symbol, returns=not inspect.isclass(symbol))
     said |= {name: option.help for name, option in options(symbol).items()}
-    rows = [(f'<code>{name}</code>' if name != 'return' else '*returns*', text) for name, text in said.items() if name != 'self' and text]
-    if not rows: return ''
-    lines = [f"| {name} | {' '.join(text.split()).replace('|', chr(92) + '|')} |" for name, text in rows]
+    named = {'*returns*' if name == 'return' else f'<code>{name}</code>': text for name, text in said.items() if text}
+    lines = [f"| {name} | {' '.join(text.split()).replace('|', chr(92) + '|')} |" for name, text in named.items()]
+    if not lines: return ''
     return '\n'.join(['| parameter | meaning |', '|:--|:--|', *lines])
 
 
@@ -86,25 +92,31 @@ def constants(text: str, module) -> str:
 
 
 class Signature(BasicMarkdownRenderer):
-    "A signature without comments, below it what its names mean: nbdev's own has the meaning as comments, where links stay raw"
+    "A signature, and below it what its parameters mean: nbdev has that as comments, where links stay raw"
     def _repr_markdown_(self):
         symbol, module = exported(self.fn.removeprefix('__main__.'))
         if symbol is None: return super()._repr_markdown_()
         symbol = getattr(symbol, 'fget', None) or symbol # of a property
-        source = NbdevLookup().code(self.fn)
         said, doc = table(symbol), inspect.getdoc(symbol) if symbol.__doc__ else ''
-        head = f'---\n\n[source]({source}){{target="_blank" style="float:right; font-size:smaller"}}\n\n### {self.nm}'
+        link = f'[source]({NbdevLookup().code(self.fn)}){{target="_blank" style="float:right; font-size:smaller"}}'
         code = f"```python\n{signature_text(symbol, self.nm.rsplit('.')[-1])}\n```"
-        return '\n\n'.join(part for part in (head, code, doc, said, constants(f'{doc} {said}', module)) if part)
+        parts = ['---', link, f'### {self.nm}', code, doc, said, constants(f'{doc} {said}', module)]
+        return '\n\n'.join(part for part in parts if part)
 
 
-def is_wall(source: str) -> bool:
-    "Whether a cell is a dozen lines or more that mostly test: worth keeping, not worth scrolling"
-    if len(source.splitlines()) < 12 or source.startswith(('%', '!')): return False
+def mended(text: str) -> str:
+    "Text without nbdev's links to what no page shows, and without links inside links"
+    return NESTED.sub(r'[\1](', PRIVATE.sub(r'\1', text))
+
+
+def folded(source: str) -> str:
+    "What a cell is folded under, if it is not worth scrolling: long imports, a dozen lines that mostly test"
     try: statements = ast.parse(source).body
-    except SyntaxError: return False
-    tests = [node for node in statements if re.match(r'test_|assert |with expect_fail|for .*\n? *test_', ast.unparse(node))]
-    return len(tests) > len(statements) / 2
+    except SyntaxError: return '' # a command of the shell
+    long = len(source.splitlines())
+    if long > 3 and all(isinstance(node, ast.Import | ast.ImportFrom) for node in statements): return 'Imports'
+    tests = [node for node in statements if TEST.match(ast.unparse(node))]
+    return 'Tests' if long >= 12 and len(tests) > len(statements) / 2 else ''
 
 
 def is_chart(png: str) -> bool:
@@ -119,15 +131,17 @@ def for_site(output: dict) -> bool:
 
 
 def tidy(cell):
-    "Fold walls of tests, mark charts, and keep outputs off the site for which Quarto would load scripts from elsewhere"
-    if cell.cell_type == 'markdown': cell.source = PRIVATE.sub(r'\1', cell.source)
+    "Fold what nobody reads, mark charts, and drop outputs for which Quarto would load scripts from elsewhere"
+    if cell.cell_type == 'markdown': cell.source = mended(cell.source)
     if cell.cell_type != 'code': return
     cell.outputs = [output for output in cell.get('outputs', []) if for_site(output)]
     options = []
-    if is_wall(cell.source): options += ['#| code-fold: true', '#| code-summary: "Tests"']
+    if summary := folded(cell.source): options += ['#| code-fold: true', f'#| code-summary: "{summary}"']
     datas = [output['data'] for output in cell.outputs if 'data' in output]
     for data in datas:
+        if 'text/markdown' in data: data['text/markdown'] = mended(''.join(data['text/markdown']))
         html = ''.join(data.pop('text/html', ''))
         if html: data['text/markdown'] = f'```{{=html}}\n{html}\n```'
-    if any(is_chart(''.join(data['image/png'])) for data in datas if 'image/png' in data): options.append('#| classes: chart')
+    figures = [''.join(data['image/png']) for data in datas if 'image/png' in data]
+    if any(map(is_chart, figures)): options.append('#| classes: chart')
     cell.source = '\n'.join([*options, cell.source])

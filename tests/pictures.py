@@ -1,12 +1,11 @@
-"""Make the pictures of the home page and the site from drawn fruit, with the network in the package: `python tests/pictures.py`."""
+"""Draw the pictures of the home page and the site, with the network in the package: `python tests/pictures.py`."""
 import tempfile
 from pathlib import Path
 
 import load
 import matplotlib.pyplot as plt
-from check_site import find_browser
+from check_site import browser
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from fruit_freshness.infer import Predictor, show_heat
 from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
@@ -33,15 +32,14 @@ def answer_picture(predictor: Predictor, path: Path):
 
 def page_picture(photos: list[Path]):
     "The page of `fruit_serve` with its answers, as people see it"
-    with load.serving() as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=['--no-sandbox', '--disable-dev-shm-usage'])
-        page = browser.new_page(viewport=dict(width=860, height=640))
+    with load.serving() as server, browser() as started:
+        page = started.new_page(viewport=dict(width=860, height=640))
         page.goto(f'http://127.0.0.1:{server.port}/')
         page.locator('input[type=file]').first.set_input_files([str(path) for path in photos])
-        for path in photos: page.locator('.fruit-card', has_text=path.name).locator('.fruit-headline').wait_for()
+        for path in photos:
+            page.locator('.fruit-card', has_text=path.name).locator('.fruit-headline').wait_for()
         page.wait_for_timeout(500) # pictures on the cards are painted
         page.screenshot(path=IMAGES/'page.png', full_page=True)
-        browser.close()
 
 
 def card_picture(description: str):
@@ -58,7 +56,7 @@ def card_picture(description: str):
 
 def favicon():
     "A drawn apple, 64 pixels wide"
-    draw_photo('Apple', 'Fresh', 10, 256).image.resize((64, 64), Image.Resampling.LANCZOS).save(IMAGES/'favicon.png', optimize=True)
+    draw_photo('Apple', 'Fresh', 10, 256).image.resize((64, 64), Image.Resampling.LANCZOS).save(IMAGES/'favicon.png')
 
 
 if __name__ == '__main__':

@@ -79,11 +79,11 @@ FAULTS = {
     'index.html': '<h1 id="top">Home</h1><a href="{site}second.html#here">there</a><a href="gone.html">gone</a><a href="second.html#nowhere">lost</a>'
                   '<img src="dot.png"><img src="dot.png" alt="a dot"><script src="https://example.invalid/jquery.js"></script>',
     'second.html': '<h1 id="here">Second</h1><pre style="overflow:auto"><code>' + 'x' * 400 + '</code></pre>'
-                   '<div class="cell-output"><pre style="white-space:pre-wrap"><code style="white-space:pre-wrap">' + 'word ' * 80 + '</code></pre></div>'
+                   '<div class="cell-output"><pre style="white-space:pre-wrap"><code style="white-space:pre-wrap">' + ('word  ' * 40 + '\n') * 2 + '</code></pre></div>'
                    '<table><tr>' + '<td>cell&nbsp;cell&nbsp;cell&nbsp;cell</td>' * 20 + '</tr></table>'
                    '<table style="width:60px"><tr><td style="word-break:break-all">indivisible</td></tr></table>'}
 FOUND = ['link to nowhere: gone.html', 'no such place: second.html#nowhere', 'image without alt text: ', 'script from elsewhere: https://example.invalid/jquery.js',
-         'code block scrolls by ', 'at 1280 px: output wraps, ', 'table is ', 'a word breaks in a table: indivisible', 'the page is ']
+         'signature scrolls by ', 'at 1280 px: table of text wraps, ', 'table is ', 'a word breaks in a table: indivisible', 'the page is ']
 
 
 def test_checker_finds_faults(tmp_path):
@@ -94,7 +94,7 @@ def test_checker_finds_faults(tmp_path):
     for name, body in FAULTS.items(): (tmp_path/'bad'/name).write_text(frame.format(body.replace('{site}', check_site.published())))
     done = run(BIN/'python', 'tests/check_site.py', tmp_path/'bad')
     assert done.returncode == 1 and not [text for text in FOUND if text not in done.stdout], done.stdout + done.stderr
-    assert done.stdout.count('image without alt text') == 2 and done.stdout.count('link to nowhere') == 1 and 'at 390 px: output' not in done.stdout
+    assert done.stdout.count('image without alt text') == 2 and done.stdout.count('link to nowhere') == 1 and 'at 390 px: table of text' not in done.stdout
     (tmp_path/'good').mkdir()
     (tmp_path/'good'/'index.html').write_text(frame.format('<pre>short</pre><a href="#top">up</a><img src="dot.png" alt="a dot">'))
     done = run(BIN/'python', 'tests/check_site.py', tmp_path/'good')
