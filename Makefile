@@ -30,9 +30,10 @@ export: setup
 readme: setup
 	$(BIN)/python tests/readme.py
 
-# The site, in _docs; needs Quarto (quarto.org). tests/ is on the path for what nbdev does beyond its own, tests/pages.py
+# The site with its page "Try it", in _docs; needs Quarto (quarto.org) and npm. tests/ is on the path for what nbdev does beyond its own, tests/pages.py
 docs: setup
 	PYTHONPATH=tests $(BIN)/nbdev_docs
+	$(BIN)/fruit_export --format web --out _docs/try
 
 # Walks the built site in headless Chromium, at the widths of a laptop and a phone
 docs-check: setup
