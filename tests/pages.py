@@ -18,6 +18,7 @@ from PIL import Image
 PRIVATE = re.compile(r'\[(`(?:\w+\.)?_\w+(?:\(\))?`)\]\(https?:[^)]+\)') # a link to what no page shows
 NESTED = re.compile(r'\[\[(`[^`]+`)\]\(https?:[^)]+\)\]\(')
 TEST = re.compile(r'test_|assert |with expect_fail|for .*\n? *test_')
+FFMPEG = re.compile(r'\[[\w,]+ @ 0x[0-9a-f]+\] ') # what it writes to stderr by itself
 LONG = 88 # characters; a longer signature has a line for each parameter
 
 
@@ -135,6 +136,8 @@ def tidy(cell):
     if cell.cell_type == 'markdown': cell.source = mended(cell.source)
     if cell.cell_type != 'code': return
     cell.outputs = [output for output in cell.get('outputs', []) if for_site(output)]
+    for output in cell.outputs:
+        if 'text' in output: output['text'] = [line for line in output['text'] if not FFMPEG.match(line)]
     options = []
     if summary := folded(cell.source): options += ['#| code-fold: true', f'#| code-summary: "{summary}"']
     datas = [output['data'] for output in cell.outputs if 'data' in output]

@@ -17,6 +17,7 @@ def test_configuration():
     assert (ROOT/'nbs'/'_quarto.yml').is_symlink() and (ROOT/'nbs'/'_quarto.yml').resolve() == ROOT/'_quarto.yml'
     quarto = yaml.safe_load((ROOT/'_quarto.yml').read_text())
     assert quarto['project']['type'] == 'website' and quarto['metadata-files'] == ['nbdev.yml']
+    assert SETTINGS['git_url'] == f"https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}"
     assert SETTINGS['git_url'] == quarto['website']['navbar']['right'][0]['href']
     for picture in (quarto['website']['favicon'], quarto['website']['open-graph']['image'], quarto['format']['html']['css']):
         assert (ROOT/'nbs'/picture.lstrip('/')).is_file()
