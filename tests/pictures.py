@@ -41,6 +41,7 @@ def page_picture(photos: list[Path]):
             page.locator('.fruit-card', has_text=path.name).locator('.fruit-headline').wait_for()
         page.wait_for_timeout(500) # pictures on the cards are painted
         page.screenshot(path=IMAGES/'page.png', full_page=True)
+    Image.open(IMAGES/'page.png').convert('RGB').quantize(200).save(IMAGES/'page.png', optimize=True) # a third of the bytes
 
 
 def card_picture(description: str):
@@ -71,5 +72,3 @@ if __name__ == '__main__':
         page_picture(paths)
     card_picture('Is it fresh or rotten? An answer from a photo, or an honest "I don\'t know".')
     favicon()
-    for path in IMAGES.glob('*.png'): # a palette takes a third of the bytes
-        Image.open(path).convert('RGB').quantize(200).save(path, optimize=True)
