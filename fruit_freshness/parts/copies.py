@@ -601,7 +601,7 @@ def _hash_or_name(path: Path) -> str:
 def find_copies(
     photos: Sequence[Photo | Path],  # photo files, labelled or not
     *,
-    cache: Path | None = None,  # file for the cache; by default one in the user's cache folder
+    cache: Path | str | None = None,  # file; by default one in the user's cache folder, ':memory:' for none
     progress: bool = True,  # show bars
 ) -> Copies: # groups of photos that show the same picture, with the evidence
     "Find all photos that show the same picture, whatever was done to it"
