@@ -39,7 +39,8 @@ def _leakage_between(parts: Sequence[str | None], groups: Sequence[int]) -> dict
     held = {part: [group for this, group in zip(parts, groups) if this == part] for part in _part_words}
     leaks = {}
     for one, other in itertools.permutations([part for part in held if held[part]], 2):
-        copies, count = sum(group in set(held[other]) for group in held[one]), len(held[one])
+        theirs, count = set(held[other]), len(held[one])
+        copies = sum(group in theirs for group in held[one])
         leaks[f'{one} in {other}'] = dict(copies=copies, of=count, share=round(copies / count, 4))
     return leaks
 
