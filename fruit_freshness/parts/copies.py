@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from threadpoolctl import threadpool_limits
 from .core import content_hash, FruitError, map_photos, progress_bar
-from ..data import load_photo, Photo
+from ..data import load_photo, Photo, show_photos
 
 # %% auto #0
 __all__ = ['PhotoFeatures', 'describe_photo', 'Comparison', 'compare_photos', 'join_groups', 'Link', 'SearchCache', 'Copies',
@@ -651,17 +651,11 @@ def show_links(
     height: float = 1.3,  # of a row, in inches
 ):  # the matplotlib figure; a row a link: first photo, second photo, second laid on the first, both by turns
     "Linked photos side by side and aligned, so that a person sees that they show the same picture"
-    import matplotlib.pyplot as plt
     chosen = list(links) if links is not None else sorted(copies.links, key=lambda link: link.sureness)
-    rows = max(1, len(chosen[:most]))
-    figure, axes = plt.subplots(rows, 4, figsize=(4*height*1.1, rows*height), squeeze=False)
-    for axis in axes.flat: axis.axis('off')
-    for link, row in zip(chosen, axes):
+    pictures, titles = [], []
+    for link in chosen[:most]:
         first, second = load_photo(copies.paths[link.first]), load_photo(copies.paths[link.second])
-        moved = lay_over(first, second, link.transform)
-        for axis, picture in zip(row, (first, second, moved, checker(first, moved))): axis.imshow(picture)
-        how = 'mirrored, ' if link.mirrored else ''
-        row[2].set_title(f'{how}{link.inliers} points, sure {link.sureness:.2f}', fontsize=6)
-    figure.tight_layout(pad=0.2)
-    plt.close(figure)
-    return figure
+        moved, how = lay_over(first, second, link.transform), 'mirrored, ' if link.mirrored else ''
+        pictures += [first, second, moved, checker(first, moved)]
+        titles += ['', '', f'{how}{link.inliers} points, sure {link.sureness:.2f}', '']
+    return show_photos(pictures, titles, columns=4, size=height)
