@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from fastcore.basics import patch
 from .parts.core import (DataError, FRESHNESS, FRESHNESS_COLOURS, FruitError, map_photos,
-                                        open_regular_file, PhotoError, source_name, walk_files)
+                                        need_extra, open_regular_file, PhotoError, source_name, walk_files)
 from .parts.labels import FolderReader
 
 # %% auto #0
@@ -57,18 +57,16 @@ class PhotoFolder:
         fruits = ', '.join(self.fruits) or 'nothing'
         return f"{len(self.photos)} photos of {fruits} in {self.root}" + ''.join(rest)
 
-# %% ../nbs/00_data.ipynb #dd4892b3
-def _nothing_found(
-    found: PhotoFolder, # without photos
-) -> str: # what was looked for, what is there, what to do
-    "The message for a folder without a labelled photo"
+# %% ../nbs/00_data.ipynb #1e8e75e5
+def _nothing_found(found: PhotoFolder) -> str:
+    "What was looked for, what is there, what to do"
     there = '; '.join(f"{count} x {reason}" for reason, count in found.reasons.items()) or 'it is empty'
     first = f" (the first is {found.unplaced[0][0].relative_to(found.root)})" if found.unplaced else ''
     return (f"{found.root}: no labelled photo found. Looked for {' '.join(PHOTO_ENDINGS)} in folders named "
             f"like Apple/Fresh, freshapples or Apple__Rotten; found {there}{first}. "
             "Name the folders by fruit and by fresh or rotten.")
 
-# %% ../nbs/00_data.ipynb #1e8e75e5
+# %% ../nbs/00_data.ipynb #dd4892b3
 def find_photos(
     root: Path | str, # a folder of photos in folders named by fruit and freshness, at any depth
     fruits: Sequence[str]=(), # names of fruits that count, too, even where all are fresh or all are rotten
@@ -95,32 +93,23 @@ def find_photos(
 
 # %% ../nbs/00_data.ipynb #8dd61f16
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'AVIF', 'HEIF') # in pillow's words; HEIF is HEIC
-_MAX_PIXELS = 80_000_000 # a photo with more is refused before it is decoded
-_MIN_SIDE = 16 # pixels; less shows no fruit
 
-def _to_8bit(
-    image: Image.Image, # mode I, I;16 or F: one channel of 16 bits, 32 bits or floats
-) -> Image.Image: # mode L
-    "Grey values scaled to 0..255 from the range that the mode or the values imply"
+def _to_8bit(image: Image.Image) -> Image.Image:
+    "Grey of 16 bits, 32 bits or floats scaled to 0..255 from the range that the mode or the values imply"
     grey = np.nan_to_num(np.asarray(image, dtype=np.float32))
     tops = (65535,) if image.mode.startswith('I;16') else (1, 255, 65535)
     top = next((top for top in tops if grey.max() <= top), grey.max())
     return Image.fromarray((grey.clip(0) * (255 / top)).round().clip(0, 255).astype(np.uint8))
 
-def _on_white(
-    image: Image.Image, # any mode with transparency
-) -> Image.Image: # mode RGB
-    "The image on a white background"
+def _on_white(image: Image.Image) -> Image.Image:
+    "An image with transparency on a white background, RGB"
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
 
 # %% ../nbs/00_data.ipynb #67878958
 @lru_cache(maxsize=8)
-def _srgb_transform(
-    profile: bytes, # ICC profile of a photo
-    mode: str, # of its pixels: L, RGB or CMYK
-):  # of pillow's `ImageCms`; None: its colours are sRGB already, or the profile can't be used
-    "The transform from the colours of a profile to sRGB"
+def _srgb_transform(profile: bytes, mode: str):
+    "Pillow's transform of an ICC profile to sRGB, in mode L, RGB or CMYK; None if it changes or says nothing"
     if len(profile) > 4_000_000: return None # the largest of print shops have about 3 MB
     if b'sRGB IEC61966-2.1' in profile: return None # the usual name of sRGB
     from PIL import ImageCms # here, since few photos need its 20 ms
@@ -134,11 +123,8 @@ def _srgb_transform(
     return transform if change.max() > 2 else None
 
 # %% ../nbs/00_data.ipynb #e1d946cd
-def _in_srgb(
-    image: Image.Image, # without transparency, any mode
-    profile: bytes | None, # its ICC profile
-) -> Image.Image: # mode RGB
-    "The colours that the profile defines, as sRGB"
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    "The colours that an ICC profile defines, as sRGB"
     modes = {b'GRAY': 'L', b'RGB ': 'RGB', b'CMYK': 'CMYK'} # by the profile's colour space (ICC.1, 7.2.6)
     mode = modes.get(profile[16:20]) if isinstance(profile, bytes) else None
     if mode == 'RGB' and image.mode != 'CMYK': image = image.convert('RGB')
@@ -146,11 +132,8 @@ def _in_srgb(
     if transform: image = transform.apply(image)
     return image if image.mode == 'RGB' else image.convert('RGB')
 
-# %% ../nbs/00_data.ipynb #e5109cda
-def _upright_rgb(
-    image: Image.Image, # as decoded, any mode
-) -> Image.Image: # mode RGB, rotated as its EXIF flag says, in sRGB
-    "What a viewer would show of `image`"
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    "What a viewer would show of a decoded image: rotated as its EXIF flag says, in sRGB"
     profile = image.info.get('icc_profile')
     try: image = ImageOps.exif_transpose(image) # a copy in any case
     except Exception: image = image.copy() # a damaged EXIF block says nothing about the orientation
@@ -163,14 +146,10 @@ def _upright_rgb(
 # %% ../nbs/00_data.ipynb #c4e89813
 _HEIC_BRANDS = set(b'heic heix heim heis hevc hevx hevm hevs mif1 msf1'.split()) # ISO/IEC 23008-12, annex B
 
-def _needed_format(
-    head: bytes, # the first 64 bytes of a file
-    name: str, # of the file in messages
-) -> tuple[str, ...]: # those of `FORMATS` that it can have
-    "Make sure that the format can be read; `PhotoError` names the package that is missing"
-    if head[4:8] != b'ftyp': return FORMATS[:-2]
+def _needed_format(head: bytes, name: str) -> tuple[str, ...]:
+    "The `FORMATS` that a file with these first 64 bytes can have; `PhotoError` names a missing package"
     end = min(int.from_bytes(head[:4], 'big'), 64)
-    brands = {head[place:place + 4] for place in (8, *range(16, end, 4))}
+    brands = {head[place:place + 4] for place in (8, *range(16, end, 4))} if head[4:8] == b'ftyp' else set()
     if brands & {b'avif', b'avis'}:
         from PIL import features
         if features.check('avif'): return ('AVIF',)
@@ -183,26 +162,19 @@ def _needed_format(
     register_heif_opener()
     return ('HEIF',)
 
-# %% ../nbs/00_data.ipynb #60dc6c0c
-def _check_size(
-    image: Image.Image, # opened, not yet decoded
-    name: str, # of the photo in messages
-    most: int, # pixels
-) -> None:
+# %% ../nbs/00_data.ipynb #bb1d37e9
+_MAX_PIXELS = 80_000_000 # a photo with more is refused before it is decoded
+_MIN_SIDE = 16 # pixels; less shows no fruit
+
+def _check_size(image: Image.Image, name: str, most: int):
     "Raise `PhotoError` for an image too large or too small to decode"
     width, height = image.size
     size = f"{name}: {width} x {height} pixels are"
     if width * height > most: raise PhotoError(f"{size} more than {most:,}; save it smaller")
     if min(width, height) < _MIN_SIDE: raise PhotoError(f"{size} too few; {_MIN_SIDE} a side are needed")
 
-# %% ../nbs/00_data.ipynb #bb1d37e9
-def _decode(
-    file, # open for reading
-    name: str, # of the photo in messages
-    side: int | None, # of the square that it will be shrunk to, pixels; None: keep every pixel
-    most: int, # pixels
-) -> Image.Image: # RGB, upright
-    "Decode the first frame of an image file"
+def _decode(file, name: str, side: int | None, most: int) -> Image.Image:
+    "Decode the first frame of an open file: RGB, upright"
     try:
         if not file.seekable(): file = io.BytesIO(file.read())
         file.seek(0)
@@ -246,18 +218,12 @@ def shrink(
     return photo.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2)
 
 # %% ../nbs/00_data.ipynb #21c78086
-def _allocate(
-    file, # open for writing, empty
-    size: int, # bytes
-) -> None:
-    "Give a file all its blocks on the disk now; `OSError` if there is no room for them"
+def _allocate(file, size: int):
+    "Give an empty file all its blocks on the disk now; `OSError` if there is no room for them"
     if hasattr(os, 'posix_fallocate'): return os.posix_fallocate(file.fileno(), 0, size)
     for start in range(0, size, 1 << 24): file.write(bytes(min(1 << 24, size - start)))
 
-def _nameless_file(
-    folder: Path | str | None, # where it lies; None: in the system's temporary folder
-    size: int, # bytes
-):  # open for reading and writing, without a buffer
+def _nameless_file(folder: Path | str | None, size: int):
     "A file that goes with the last process that has it open; `DataError` if the disk has no room for it"
     folder, file = folder or tempfile.gettempdir(), None
     try:
@@ -266,8 +232,7 @@ def _nameless_file(
         return file
     except OSError as error:
         if file: file.close()
-        reason = error.strerror or error
-        raise DataError(f"{folder}: no room for {size / 1e6:,.0f} MB of photos ({reason}); "
+        raise DataError(f"{folder}: no room for {size / 1e6:,.0f} MB of photos ({error.strerror or error}); "
                         "free some, or set TMPDIR to a folder on another disk") from error
 
 # %% ../nbs/00_data.ipynb #0e3bdc2d
@@ -297,11 +262,10 @@ class PhotoStore:
 
 # %% ../nbs/00_data.ipynb #a1f3af13
 @patch
-def add(
-    self: PhotoStore,
+def add(self: PhotoStore,
     path: Path, # one of those that the store was made for
     image: Image.Image, # RGB, any size
-) -> None:
+):
     "Keep `image`, resized to a square as the network sees it; several threads may add at the same time"
     row = self._planned[path]
     self.pixels[row] = np.asarray(shrink(image, self.size))
@@ -404,6 +368,7 @@ def valid_transforms(
     normalisation: Normalisation=Normalisation(), # size, mean and standard deviation
 ) -> Callable: # `(3, height, width) uint8` -> `(3, size, size) float32`
     "Resize and normalise"
+    need_extra('train', 'torch', 'torchvision')
     import torch
     from torchvision.transforms import v2
     return v2.Compose([v2.Resize((normalisation.size,) * 2, antialias=True),
@@ -414,8 +379,8 @@ def train_transforms(
     normalisation: Normalisation=Normalisation(), # size, mean and standard deviation
 ) -> Callable: # `(3, height, width) uint8` -> `(3, size, size) float32`, drawn anew at each call
     "Resize, flip, rotate, sometimes blur or sharpen, and normalise"
-    from torchvision.transforms import v2
     resize, *normalise = valid_transforms(normalisation).transforms
+    from torchvision.transforms import v2
     fill = [round(255 * mean) for mean in normalisation.mean]
     return v2.Compose([resize,
         v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(),
@@ -433,6 +398,7 @@ class PhotoDataset:
         store: PhotoStore | None=None, # decoded photos; read from disk where it has none
         seed: int=42, # of the augmentation
     ):
+        need_extra('train', 'torch')
         self.photos, self.fruits, self.transform = list(photos), list(fruits), transform
         self.store, self.seed, self.epoch = store, seed, 0
         if unknown := ', '.join(sorted({photo.fruit for photo in photos} - set(fruits))):
@@ -464,21 +430,17 @@ def show_batch(
     return show_photos([Image.fromarray(image) for image in pixels], titles, columns)
 
 # %% ../nbs/00_data.ipynb #a205cfdc
-def _kaggle_folder(
-    handle: str, # `owner/name`, with or without `/versions/N`
-) -> Path: # in `KAGGLEHUB_CACHE`, by default `~/.cache/kagglehub`; need not exist
-    "Where kagglehub keeps every version of a data set"
+def _kaggle_folder(handle: str) -> Path:
+    "Where kagglehub keeps every version of a data set, if it has one"
     cache = os.environ.get('KAGGLEHUB_CACHE', Path.home()/'.cache'/'kagglehub')
     return Path(cache, 'datasets', *handle.split('/')[:2])
 
-def _find_cached(
-    handle: str, # `owner/name` for the newest version there is, `owner/name/versions/N` for that one
-) -> Path | None: # its folder, or None if the cache has no complete copy
-    "Look for a data set in kagglehub's cache, without any network"
+def _find_cached(handle: str) -> Path | None:
+    "The newest complete version in kagglehub's cache, or the one that `handle` names, without any network"
     folder, wanted = _kaggle_folder(handle), handle.split('/')[3:]
-    complete = [int(marker.stem) for marker in folder.glob('*.complete') if marker.stem.isdecimal()]
-    numbers = [number for number in sorted(complete, reverse=True) if not wanted or str(number) == wanted[0]]
-    versions = (folder/'versions'/str(number) for number in numbers)
+    complete = {int(marker.stem) for marker in folder.glob('*.complete') if marker.stem.isdecimal()}
+    if wanted: complete &= {int(wanted[0])}
+    versions = (folder/'versions'/str(number) for number in sorted(complete, reverse=True))
     return next((version for version in versions if version.is_dir()), None)
 
 # %% ../nbs/00_data.ipynb #b749040c
@@ -489,11 +451,8 @@ _no_entry = ("access denied ({why}): the name is misspelt, the data set is priva
              "accepted, or your credentials are missing or wrong. Make a token at kaggle.com/settings and "
              "put it into KAGGLE_API_TOKEN or ~/.kaggle/access_token, or set KAGGLE_USERNAME and KAGGLE_KEY")
 
-def _kaggle_trouble(
-    error: Exception, # what kagglehub raised
-    handle: str, # the data set that was asked for
-) -> str: # what happened, and what to do
-    "An error of kagglehub's as a message; a damaged archive is deleted, one that was cut is kept"
+def _kaggle_trouble(error: Exception, handle: str) -> str:
+    "What happened, and what to do; a damaged archive is deleted, one that was cut is kept"
     from requests import RequestException
     folder, status = _kaggle_folder(handle), getattr(getattr(error, 'response', None), 'status_code', None)
     archives, why = list(folder.glob('*.archive')), str(error).partition('\n')[0]
@@ -520,6 +479,7 @@ def download_photos(
         raise DataError(f"{handle!r} does not name a data set on Kaggle; write owner/name, as in "
                         "kaggle.com/datasets/owner/name, or owner/name/versions/3")
     if cached := _find_cached(handle): return cached
+    need_extra('train', 'kagglehub')
     try:
         with redirect_stdout(sys.stderr):
             import kagglehub # here, since few runs need it

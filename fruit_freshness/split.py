@@ -62,7 +62,6 @@ def pairs_alike(
         if first.setdefault(key, number) != number: pairs.append((first[key], number))
     return pairs
 
-# %% ../nbs/01_split.ipynb #9ed1aa47
 @dataclass(frozen=True)
 class Grouping:
     "Photos, and which of them show the same picture"
@@ -107,13 +106,12 @@ def join_specimens(
 ) -> Grouping: # the same photos; those of one specimen are in one group
     "Make one group of all photos of a specimen, and of their copies"
     photos = grouping.photos
-    names = [specimen(photo) for photo in photos] if callable(specimen) else list(specimen)
+    names = [specimen(photo) for photo in photos] if callable(specimen) else specimen
     if len(names) != len(photos):
         raise DataError(f"{len(names)} specimens for {len(photos)} photos; give one a photo, or None")
-    known = [name if name == name and name != '' else None for name in names] # NaN is not equal to itself
-    pairs = pairs_alike(known)
+    pairs = pairs_alike([name if name == name and name != '' else None for name in names]) # NaN != NaN
     groups = join_groups(len(photos), [*enumerate(grouping.groups), *pairs])
-    return Grouping(photos, grouping.hashes, groups, grouping.links | {'specimen': pairs})
+    return replace(grouping, groups=groups, links=grouping.links | {'specimen': pairs})
 
 # %% ../nbs/01_split.ipynb #b65c88d9
 def label_conflicts(
@@ -184,10 +182,9 @@ def _group_draws(grouping: Grouping, seed: int) -> list[_Draw]:
         draws.append(_Draw(group, label, len(members), _draw_number(content, seed)))
     return draws
 
-# %% ../nbs/01_split.ipynb #3e9a5280
-def _kept_sides(grouping: Grouping, previous: Split | None) -> dict[int, str]:
+def _kept_sides(grouping: Grouping, previous: Split) -> dict[int, str]:
     "Sides of the groups that an earlier split knows; the first of `SIDES` where it had one on several"
-    known, sides = {row.content_hash: row.side for row in previous.rows} if previous else {}, {}
+    known, sides = {row.content_hash: row.side for row in previous.rows}, {}
     for group, content in zip(grouping.groups, grouping.hashes):
         if content in known: sides[group] = min(known[content], sides.get(group, 'test'), key=SIDES.index)
     return sides
@@ -207,10 +204,8 @@ def _warn_one_sided(splits: Sequence[Split]) -> None:
         for label in set().union(*held.values()):
             stands = [side for side in held if label in held[side]]
             if len(stands) < len(held): missing.add(f"{' '.join(label)} ({' and '.join(stands)} only{where})")
-    remedy = 'add photos of other pictures, or leave these classes out'
-    if not missing: return
-    names = ', '.join(sorted(missing))
-    warnings.warn(f"too few pictures to stand on every side: {names}; {remedy}", stacklevel=3)
+    if missing: warnings.warn(f"too few pictures to stand on every side: {', '.join(sorted(missing))}; "
+                              "add photos of other pictures, or leave these classes out", stacklevel=3)
 
 # %% ../nbs/01_split.ipynb #88fe33c5
 def _deal(draws: Sequence[_Draw], valid_share: float, test: float) -> dict[int, str]:
@@ -244,7 +239,8 @@ def split_photos(
     classes, sides = defaultdict(list), {}
     for draw in _group_draws(grouping, seed): classes[draw.label].append(draw)
     for draws in classes.values(): sides |= _deal(draws, valid_share, test)
-    split = _make_split(grouping, sides | _kept_sides(grouping, previous))
+    if previous: sides |= _kept_sides(grouping, previous)
+    split = _make_split(grouping, sides)
     found = f"{len(split.rows)} photos of {len(sides)} pictures are"
     if not split.valid: raise DataError(f"{found} too few to validate; add photos of other fruits")
     if test and not split.test: raise DataError(f"{found} too few to test; add photos of other fruits")
@@ -261,12 +257,11 @@ def show_split(
     for row in split.rows: held[row.photo.fruit, row.photo.freshness][row.side].append(row.group)
     figure, axis = plt.subplots(figsize=(6.5, .6 + .3 * len(held)), layout='constrained')
     for label, sides in sorted(held.items(), reverse=True):
-        left = 0
-        for groups, alpha in zip(sides.values(), (1, .45, .2)):
+        left, colour = 0, FRESHNESS_COLOURS[label[1]]
+        for groups, alpha, ink in zip(sides.values(), (1, .45, .2), ('white', 'black', 'black')):
             if not groups: continue
-            colour, text = FRESHNESS_COLOURS[label[1]], f'{len(groups)} ({len(set(groups))})'
             bar = axis.barh(' '.join(label), len(groups), left=left, color=colour, alpha=alpha)
-            ink = 'white' if alpha == 1 else 'black'
+            text = f'{len(groups)} ({len(set(groups))})'
             axis.bar_label(bar, [text], label_type='center', fontsize=7, color=ink)
             left += len(groups)
     axis.set_xlabel('photos (pictures): training, paler: validation' + ', palest: test' * bool(split.test))
@@ -301,8 +296,8 @@ def kfold_photos(
 def _leaks(split: Split, keys: Sequence, one: str, other: str) -> list[str]:
     "Pairs of photos on the two sides whose keys are equal, in words"
     known = {key: row.photo.path for key, row in zip(keys, split.rows) if row.side == one}
-    pairs = [(known.get(key), row.photo.path) for key, row in zip(keys, split.rows) if row.side == other]
-    return [f'{first} and {second}' for first, second in pairs if first]
+    return [f'{known[key]} and {row.photo.path}' for key, row in zip(keys, split.rows)
+            if row.side == other and key in known]
 
 def audit_split(
     split: Split, # photos on two or three sides
@@ -326,12 +321,10 @@ def save_split(
     path: Path | str, # a CSV file
 ) -> None:
     "Write a row a photo: path, content hash, group, side"
-    with atomic_write(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(_columns)
-        writer.writerows((row.photo.path, row.content_hash, row.group, row.side) for row in split.rows)
+    rows = [(row.photo.path, row.content_hash, row.group, row.side) for row in split.rows]
+    with atomic_write(path) as file: csv.writer(file).writerows([_columns, *rows])
 
-# %% ../nbs/01_split.ipynb #18fc7763
+# %% ../nbs/01_split.ipynb #dfa88a06
 def _wrong_in_row(row: dict[str, str | None]) -> str | None:
     "What is wrong with a row of a split file; None if nothing is"
     missing = [column for column in _columns if row.get(column) is None]
@@ -344,7 +337,7 @@ def _split_rows(path: Path | str) -> list[dict[str, str]]:
     try:
         with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
             rows = list(csv.DictReader(file, strict=True))
-    except FileNotFoundError: 
+    except FileNotFoundError:
         raise DataError(f"{path}: no such file; make a split with split_photos") from None
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: can't be read as a split ({error}); split again") from None
@@ -352,27 +345,20 @@ def _split_rows(path: Path | str) -> list[dict[str, str]]:
         if wrong := _wrong_in_row(row): raise DataError(f"{path}: row {number} has {wrong}; split again")
     return rows
 
-# %% ../nbs/01_split.ipynb #dfa88a06
-def _match_rows(rows: list[dict[str, str]], photos: list[Photo], hashes: list[str]) -> list[Photo | None]:
-    "The photo of each row: the same path and bytes, else the same bytes, else None"
-    left = {(content, str(photo.path)): photo for photo, content in zip(photos, hashes)}
-    found, moved = [left.pop((row['content_hash'], row['path']), None) for row in rows], defaultdict(list)
-    for (content, _), photo in left.items(): moved[content].append(photo)
-    for number, row in enumerate(rows):
-        if not found[number] and (same := moved[row['content_hash']]): found[number] = same.pop(0)
-    return found
-
 # %% ../nbs/01_split.ipynb #4ca9f0a4
 def load_split(
     path: Path | str, # as `save_split` wrote it
     photos: Sequence[Photo], # the photos that it speaks of, with their labels, wherever they are now
 ) -> Split: # rows in the order of the file
     "Read a split back; `DataError` if a photo is gone or was changed, or the file is not a split"
-    photos, rows = list(photos), _split_rows(path)
+    photos, rows, moved = list(photos), _split_rows(path), defaultdict(list)
     hashes = map_photos(content_hash, [photo.path for photo in photos], 'reading photos')
-    found = _match_rows(rows, photos, hashes)
-    lost = [row['path'] for row, photo in zip(rows, found) if photo is None]
-    if lost:
+    left = {(content, str(photo.path)): photo for photo, content in zip(photos, hashes)}
+    found = [left.pop((row['content_hash'], row['path']), None) for row in rows]
+    for (content, _), photo in left.items(): moved[content].append(photo)
+    for number, row in enumerate(rows):
+        if not found[number] and (same := moved[row['content_hash']]): found[number] = same.pop(0)
+    if lost := [row['path'] for row, photo in zip(rows, found) if photo is None]:
         known = lost[0] in {str(photo.path) for photo in photos}
         what = 'was changed after the split' if known else 'is not there'
         more = f' (and {len(lost) - 1} more)' if len(lost) > 1 else ''

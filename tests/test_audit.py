@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 import warnings
 
 import numpy as np
@@ -139,11 +140,148 @@ def test_page_of_many_photos(tmp_path, monkeypatch):
     large = draw_photo('Banana', 'Rotten', 2).image.resize((2400, 1800))
     (tmp_path/'train').mkdir()
     for turn in range(4): large.rotate(5*turn).save(tmp_path/'train'/f'{turn}.jpg')
-    found, walks, sizes = audit_page.audit_folder(tmp_path, progress=False), [], []
-    parts, load = audit_page.Audit.parts, audit_page.load_photo
-    def count(self): walks.append(1); return parts(self)
+    class Walked(list):
+        def __iter__(self): walks.append(1); return super().__iter__()
+    found, walks, sizes, load = audit_page.audit_folder(tmp_path, progress=False), [], [], audit_page.load_photo
+    found.photos, found.parts, found.names = Walked(found.photos), Walked(found.parts), Walked(found.names)
     def measure(*source): photo = load(*source); sizes.append(max(photo.size)); return photo
-    monkeypatch.setattr(audit_page.Audit, 'parts', count)
     monkeypatch.setattr(audit_page, 'load_photo', measure)
     assert found.page(progress=False).count('<img') == 5
     assert len(walks) <= 6 and len(sizes) == 6 and max(sizes) <= 600
+
+
+# -- several folders, splits and certificates --------------------------------------------------------------------------
+
+@pytest.fixture
+def published(tmp_path):
+    "Two parts in folders of their own; the rotten apple of the second is a rotated one of the first"
+    photos = {f'train/Apple/Fresh/{seed}': draw_photo('Apple', 'Fresh', seed).image for seed in range(3)}
+    photos['train/Apple/Rotten/3'] = draw_photo('Apple', 'Rotten', 3).image
+    photos['test/Apple/Rotten/4'] = photos['train/Apple/Rotten/3'].rotate(90)
+    photos['test/Apple/Fresh/5'] = draw_photo('Apple', 'Fresh', 5).image
+    for name, photo in photos.items():
+        (tmp_path/'data'/name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path/'data'/f'{name}.png')
+    return tmp_path/'data'
+
+
+def test_several_folders(published, tmp_path):
+    "Folders that are searched together are parts by their own names"
+    done = audit(published/'train', tmp_path, published/'test', '--out', tmp_path/'groups.tsv')
+    report = json.loads(done.stdout)
+    assert done.returncode == 1 and (report['photos'], report['pictures']) == (6, 5)
+    assert report['leakage']['test in train'] == dict(copies=1, of=2, share=.5)
+    assert len((tmp_path/'groups.tsv').read_text().splitlines()) == 6
+
+
+def test_certificate(published, tmp_path):
+    "It is refused to a split that leaks, holds wherever the photos lie, and no longer when one is changed"
+    proof = tmp_path/'proof.json'
+    done = audit(published, tmp_path, '--certificate', proof)
+    assert done.returncode == 1 and 'not written' in done.stderr and not proof.exists()
+    (published/'train'/'Apple'/'Rotten'/'3.png').unlink()
+    done = audit(published, tmp_path, '--certificate', proof)
+    assert done.returncode == 0 and json.loads(done.stdout)['certificate'] == str(proof)
+    rows = json.loads(proof.read_text())['photos']
+    assert sorted(row['side'] for row in rows) == ['test', 'test', 'train', 'train', 'train'] and len({row['group'] for row in rows}) == 5
+    published.rename(tmp_path/'elsewhere')
+    for number, path in enumerate(sorted((tmp_path/'elsewhere').rglob('*.png'))): path.rename(tmp_path/'elsewhere'/f'renamed {number}.png')
+    draw_photo('Apple', 'Fresh', 9).image.save(tmp_path/'elsewhere'/'another.png')
+    done = audit(tmp_path/'elsewhere', tmp_path, '--verify', proof)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report['verified'] and (report['photos'], report['missing'], report['others']) == (5, 0, 1)
+    with open(tmp_path/'elsewhere'/'renamed 0.png', 'ab') as file: file.write(b' ')
+    done = audit(tmp_path/'elsewhere', tmp_path, '--verify', proof)
+    assert done.returncode == 1 and json.loads(done.stdout)['missing'] == 1
+
+
+@pytest.mark.parametrize('forgery', ['a group torn apart', 'a group on two sides', 'one photo on two sides'])
+def test_forged_certificate(published, tmp_path, forgery):
+    "Groups that the certificate denies are found again in the pixels; what it says itself counts as well"
+    paths = sorted(published.rglob('*.png'))
+    if forgery != 'a group torn apart': paths.remove(published/'test'/'Apple'/'Rotten'/'4.png')
+    rows = [dict(sha256=content_hash(path), group=number, side=path.relative_to(published).parts[0]) for number, path in enumerate(paths)]
+    if forgery == 'a group on two sides': rows[-1]['group'] = rows[0]['group']
+    if forgery == 'one photo on two sides': rows.append(rows[-1] | dict(side='test', group=99))
+    (tmp_path/'proof.json').write_text(json.dumps(dict(certificate=1, search={}, photos=rows)))
+    report = audit_page.verify_certificate(tmp_path/'proof.json', published, progress=False)
+    assert report['leaks'] and not report['verified'] and report['missing'] == 0
+
+
+@pytest.mark.parametrize('text', ['', '{}', '[]', '{"photos": []}', '{"photos": [{"sha256": "a", "group": 0, "side": "exam"}]}', '{"photos": [7]}'])
+def test_no_certificate(published, tmp_path, text):
+    (tmp_path/'proof.json').write_text(text)
+    done = audit(published, tmp_path, '--verify', tmp_path/'proof.json')
+    assert done.returncode == 2 and 'no certificate' in done.stderr
+
+
+def test_split_file(published, tmp_path):
+    "The sides of a split.csv count in place of the folders' names"
+    photos = [Photo(path, 'Apple', path.parent.name) for path in sorted(published.rglob('*.png'))]
+    def split(side): return Split([SplitRow(photo, content_hash(photo.path), 0, side(photo)) for photo in photos])
+    save_split(split(lambda photo: 'valid' if photo.freshness == 'Rotten' else 'train'), tmp_path/'split.csv')
+    done = audit(published, tmp_path, '--split', tmp_path/'split.csv', '--certificate', tmp_path/'proof.json')
+    assert done.returncode == 0 and list(json.loads(done.stdout)['leakage']) == ['train in valid', 'valid in train']
+    assert audit(published, tmp_path, '--verify', tmp_path/'proof.json').returncode == 0
+    save_split(split(lambda photo: 'valid' if photo.path.stem == '4' else 'train'), tmp_path/'split.csv')
+    assert audit(published, tmp_path, '--split', tmp_path/'split.csv').returncode == 1
+
+
+def test_many_broken_files(tmp_path):
+    "The terminal shows the first of a long list, and says how many there are; the report has them all"
+    (tmp_path/'photos').mkdir()
+    for number in range(30): (tmp_path/'photos'/f'{number}.jpg').write_bytes(b'%d' % number)
+    done = audit(tmp_path/'photos', tmp_path)
+    assert done.stderr.count('not an image') == 20 and 'and 10 more' in done.stderr
+    assert len(json.loads(done.stdout)['unreadable']) == 30
+
+
+# -- the light installation --------------------------------------------------------------------------------------------
+
+WITHOUT_TRAINING = """
+import sys
+missing = 'torch torchvision timm sklearn scipy accelerate safetensors kagglehub'.split()
+class Installed:
+    "What a finder finds, but for these packages"
+    def __init__(self, finder): self.finder = finder
+    def __getattr__(self, name): return getattr(self.finder, name)
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition('.')[0] in missing else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = map(Installed, sys.meta_path)
+"""
+
+
+def without_training(code, *arguments, **environment):
+    done = run(sys.executable, '-c', WITHOUT_TRAINING + code, *arguments, env=environment)
+    assert 'Traceback' not in done.stderr, done.stderr
+    return done
+
+
+def test_audit_without_torch(published, tmp_path):
+    "The command needs nothing of what training needs"
+    command = 'from fruit_freshness.apps.audit import fruit_audit; sys.exit(fruit_audit.main())'
+    done = without_training(command, published, '--out', tmp_path/'groups.tsv', XDG_CACHE_HOME=str(tmp_path/'cache'))
+    assert done.returncode == 1 and json.loads(done.stdout)['leakage']['test in train']['copies'] == 1
+    assert (tmp_path/'groups.html').exists()
+
+
+def test_data_without_torch(tmp_path):
+    "Photos are drawn, found, checked, stored, grouped, split and shown; what needs more names the extra"
+    done = without_training("""
+import fruit_freshness.parts.labels
+from fruit_freshness.data import *
+from fruit_freshness.parts.core import FruitError
+from fruit_freshness.parts.sample import copy_photo, draw_sample
+from fruit_freshness.split import *
+photos = find_photos(draw_sample(sys.argv[1], count=48, size=64)).photos
+assert check_photos(photos, 32, progress=False).store[photos[0].path].shape == (32, 32, 3)
+split = split_photos(group_photos(photos, cache=':memory:', progress=False))
+audit_split(split), show_split(split), show_photos(photos[:2]), kfold_photos(photos, 2, copies=False)
+for needy in (valid_transforms, train_transforms, lambda: PhotoDataset(photos, ['Apple'], None), download_photos):
+    try: needy()
+    except FruitError as error: print(error)
+print('torch' in sys.modules)
+""", tmp_path/'sample', KAGGLEHUB_CACHE=str(tmp_path))
+    *lines, loaded = done.stdout.splitlines()
+    assert loaded == 'False' and len(lines) == 4, done.stdout + done.stderr
+    assert all("pip install 'fruit_freshness[train]'" in line for line in lines)

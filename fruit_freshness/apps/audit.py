@@ -4,29 +4,31 @@
 
 # %% ../../nbs/apps/audit.ipynb #14e6fcc5
 from __future__ import annotations
-import html, itertools, sys, tempfile
+import html, itertools, json, sys, tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['Audit', 'audit_folder', 'fruit_audit']
-
-# %% ../../nbs/apps/audit.ipynb #d93f5691
+import cv2
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
-
-# %% ../../nbs/apps/audit.ipynb #06e7beb8
-from ..parts.core import atomic_write, command, DataError, progress_bar, walk_files
+from fastcore.script import Param
+from .. import __version__
+from ..parts.core import (atomic_write, command, content_hash, DataError, map_photos, progress_bar,
+                                        walk_files)
 from ..data import find_photos, load_photo, Photo, PHOTO_ENDINGS, thumbnail
-from ..parts.copies import checker, Copies, find_copies, lay_over, Link
+from ..parts.copies import checker, Copies, find_copies, lay_over, Link, SearchCache
+from ..split import load_split
+
+# %% auto #0
+__all__ = ['Audit', 'audit_folder', 'verify_certificate', 'fruit_audit']
 
 # %% ../../nbs/apps/audit.ipynb #35d4d81e
 _parts = dict(train='train', training='train', valid='valid', validation='valid', val='valid',
               test='test', testing='test')
+_part_words = dict(train='training', valid='validation', test='test')
 
 def _part_of(path: Path) -> str | None:
     "'train', 'valid', 'test' or None, by the outermost folder of a relative path that says so"
@@ -34,18 +36,15 @@ def _part_of(path: Path) -> str | None:
 
 def _leakage_between(parts: Sequence[str | None], groups: Sequence[int]) -> dict[str, dict]:
     "Photos of one part that show a picture of another: {'test in train': dict(copies, of, share)}"
-    names = sorted({part for part in parts if part}, key=['train', 'valid', 'test'].index)
-    held = {name: {group for part, group in zip(parts, groups) if part == name} for name in names}
+    held = {part: [group for this, group in zip(parts, groups) if this == part] for part in _part_words}
     leaks = {}
-    for one, other in itertools.permutations(names, 2):
-        ours = [group for part, group in zip(parts, groups) if part == one]
-        copies = sum(group in held[other] for group in ours)
-        leaks[f'{one} in {other}'] = dict(copies=copies, of=len(ours), share=round(copies / len(ours), 4))
+    for one, other in itertools.permutations([part for part in held if held[part]], 2):
+        theirs, count = set(held[other]), len(held[one])
+        copies = sum(group in theirs for group in held[one])
+        leaks[f'{one} in {other}'] = dict(copies=copies, of=count, share=round(copies / count, 4))
     return leaks
 
 # %% ../../nbs/apps/audit.ipynb #62a1f69c
-_part_words = dict(train='training', valid='validation', test='test')
-
 def _leak_words(leakage: dict[str, dict]) -> list[str]:
     "A sentence for each leak, the worst first"
     lines = []
@@ -56,61 +55,71 @@ def _leak_words(leakage: dict[str, dict]) -> list[str]:
     return lines
 
 # %% ../../nbs/apps/audit.ipynb #1bb32be0
-def _labelled(folder: Path, files: Sequence[Path]) -> list[Photo]:
-    "The photos with the labels that their folders give, empty where they give none"
-    try: labels = {photo.path: photo for photo in find_photos(folder).photos}
-    except DataError: labels = {}
-    return [labels.get(path, Photo(path, '', '')) for path in files]
+def _list_photos(folders: Sequence[Path | str]) -> dict[Path, Path]:
+    "Every file that should be a photo, and its path below its folder; of several, with the folder's name"
+    files = {}
+    for root in map(Path, folders):
+        if not root.is_dir(): raise DataError(f"{root}: no such folder; give one that holds photos")
+        above = Path(root.resolve().name if len(folders) > 1 else '')
+        files |= {path: above/path.relative_to(root) for path in walk_files(root)
+                  if path.suffix.lower() in PHOTO_ENDINGS}
+    named, endings = ', '.join(map(str, folders)), ' '.join(PHOTO_ENDINGS)
+    if not files: raise DataError(f"{named}: no photo in it; looked for {endings} at any depth")
+    return files
 
+def _labels(folder: Path | str) -> dict[Path, Photo]:
+    "Photos that have a label by their folders' names"
+    try: return {photo.path: photo for photo in find_photos(folder).photos}
+    except DataError: return {}
+
+# %% ../../nbs/apps/audit.ipynb #7f4b0bb2
 @dataclass
 class Audit:
-    "What was found out about a folder"
-    folder: Path # which
+    "What was found out about folders"
+    folders: list[str] # which
     photos: list[Photo] # every file that should be a photo, with empty labels where the folders name none
+    names: list[Path] # of each photo below its folder
+    parts: list[str | None] # 'train', 'valid' or 'test': the part of a split to which each photo belongs
     copies: Copies # which of them show the same picture
 
 def audit_folder(
-    folder: Path | str, # photos at any depth, labelled or not
+    *folders: Path | str, # photos at any depth, labelled or not
+    split: Path | str | None=None, # split.csv that names the parts; by default the folders' names do
     progress: bool=True, # show bars
-) -> Audit: # of all of them
-    "Look for copies in a folder"
-    root = Path(folder)
-    if not root.is_dir(): raise DataError(f"{folder}: no such folder; give one that holds photos")
-    files = [path for path in walk_files(root) if path.suffix.lower() in PHOTO_ENDINGS]
-    endings = ' '.join(PHOTO_ENDINGS)
-    if not files: raise DataError(f"{folder}: no photo in it; looked for {endings} at any depth")
-    photos = _labelled(root, files)
-    return Audit(root, photos, find_copies(photos, progress=progress))
+) -> Audit: # of all of them together
+    "Look for copies in one or several folders"
+    files, labels = _list_photos(folders), {}
+    for folder in folders: labels |= _labels(folder)
+    photos, names = [labels.get(path, Photo(path, '', '')) for path in files], list(files.values())
+    parts = [_part_of(name) for name in names]
+    if split:
+        sides = {row.photo.path: row.side for row in load_split(split, photos).rows}
+        parts = [sides.get(path) for path in files]
+    return Audit(list(map(str, folders)), photos, names, parts, find_copies(photos, progress=progress))
 
-# %% ../../nbs/apps/audit.ipynb #7f4b0bb2
+# %% ../../nbs/apps/audit.ipynb #5ad1c0de
 @patch
 def readable(self: Audit) -> list[int]: # positions in `photos`
     "The photos that could be compared"
     return [number for number in range(len(self.photos)) if number not in self.copies.unreadable]
 
 @patch
-def parts(self: Audit) -> list[str | None]: # 'train', 'valid', 'test' or None for each photo
-    "Which part of a published split each photo belongs to"
-    return [_part_of(photo.path.relative_to(self.folder)) for photo in self.photos]
-
-@patch
 def groups(self: Audit) -> dict[str, list[list[int]]]: # positions of each picture's photos, by what is wrong
     "Pictures that several photos show: under two labels, in two parts, or merely more than once"
     members, found = defaultdict(list), dict(conflicts=[], leaks=[], others=[])
     for number in self.readable(): members[self.copies.groups[number]].append(number)
-    parts = self.parts()
     for group in sorted(members.values(), key=len, reverse=True):
         labels = {(photo.fruit, photo.freshness) for number in group if (photo := self.photos[number]).fruit}
         if len(labels) > 1: found['conflicts'].append(group)
-        elif len({parts[number] for number in group} - {None}) > 1: found['leaks'].append(group)
+        elif len({self.parts[number] for number in group} - {None}) > 1: found['leaks'].append(group)
         elif len(group) > 1: found['others'].append(group)
     return found
 
 @patch
 def leakage(self: Audit) -> dict[str, dict]: # as `_leakage_between` returns it
     "How much each part leaks into the others"
-    parts, groups, readable = self.parts(), self.copies.groups, self.readable()
-    return _leakage_between([parts[number] for number in readable], [groups[number] for number in readable])
+    rows = [(self.parts[number], self.copies.groups[number]) for number in self.readable()]
+    return _leakage_between([part for part, _ in rows], [group for _, group in rows])
 
 # %% ../../nbs/apps/audit.ipynb #23808f84
 @patch
@@ -120,7 +129,7 @@ def summary(self: Audit) -> dict: # counts, conflicts, leakage, unreadable files
     def paths(numbers): return [str(self.photos[number].path) for number in numbers]
     unreadable = self.copies.unreadable
     return dict(
-        folder=str(self.folder), photos=len(readable),
+        folder=', '.join(self.folders), photos=len(readable),
         pictures=len({self.copies.groups[number] for number in readable}),
         exact_copies=sum(link.kind == 'exact' for link in self.copies.links),
         same_picture_groups=sum(map(len, found.values())),
@@ -154,7 +163,7 @@ def _figure(image: Image.Image, kind: str, alt: str, caption: str) -> str:
     shown = f'<img src="{thumbnail(image, _side)}" alt="{alt}" loading="lazy">'
     return f'<figure class="{kind}">{shown}<figcaption>{caption}</figcaption></figure>'
 
-# %% ../../nbs/apps/audit.ipynb #271a8880
+# %% ../../nbs/apps/audit.ipynb #1e44a830
 def _load_small(path: Path) -> tuple[Image.Image, float]:
     "A photo decoded no finer than a thumbnail needs, and by how much a side shrank"
     photo = load_photo(path, _side)
@@ -165,15 +174,12 @@ def _lay_over_small(first: Path, second: Path, transform: np.ndarray) -> Image.I
     (one, shrunk), (two, other) = _load_small(first), _load_small(second)
     return checker(one, lay_over(one, two, transform*np.array([shrunk/other, shrunk/other, shrunk])))
 
-# %% ../../nbs/apps/audit.ipynb #1e44a830
 @patch
 def _photo_html(self: Audit, number: int) -> str:
     "One photo, its part, its label and its name"
-    photo = self.photos[number]
-    inside = photo.path.relative_to(self.folder)
-    label, name = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), html.escape(str(inside))
-    part = f'<span class="part">{words}</span> ' if (words := _part_of(inside)) else ''
-    caption = part + (f'{label}<br>' if label else '') + name
+    photo, name = self.photos[number], html.escape(str(self.names[number]))
+    label, part = html.escape(f'{photo.fruit} {photo.freshness}'.strip()), self.parts[number]
+    caption = (f'<span class="part">{part}</span> ' if part else '') + (label and f'{label}<br>') + name
     return _figure(load_photo(photo.path, _side), 'photo', name, caption)
 
 @patch
@@ -215,7 +221,7 @@ _sections = dict(
 def _section_html(self: Audit, kind: str, groups: Sequence[Sequence[int]], most: int) -> Iterator[str]:
     "A heading, then the `most` largest groups of one kind"
     title, words = _sections[kind]
-    if len(groups) > most: words += f' The largest {most} of {len(groups):,} are shown.'
+    if len(groups) > most: words += f' The largest {most} of {len(groups):,} are shown; the table lists all.'
     links = defaultdict(list)
     for link in self.copies.links: links[self.copies.groups[link.first]].append(link)
     yield f'<h2>{title} ({len(groups):,})</h2><p>{words}</p>'
@@ -224,6 +230,10 @@ def _section_html(self: Audit, kind: str, groups: Sequence[Sequence[int]], most:
 # %% ../../nbs/apps/audit.ipynb #54d42d3a
 _head = ('<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Copies</title>'
          f'<meta name="viewport" content="width=device-width, initial-scale=1">{_page_style}')
+
+def _first(lines: Sequence[str], most: int) -> list[str]:
+    "The first lines, and how many more there are"
+    return [*lines[:most], *([f'and {len(lines) - most:,} more'] if len(lines) > most else [])]
 
 @patch
 def page(self: Audit,
@@ -234,11 +244,60 @@ def page(self: Audit,
     found = {kind: groups for kind, groups in self.groups().items() if groups}
     parts = itertools.chain(*(self._section_html(kind, groups, most) for kind, groups in found.items()))
     total = sum(1 + min(most, len(groups)) for groups in found.values())
-    body = [f'<h1>Copies in {html.escape(self.folder.resolve().name)}</h1>', self._numbers_html()]
+    title = ', '.join(Path(folder).resolve().name for folder in self.folders)
+    body = [f'<h1>Copies in {html.escape(title)}</h1>', self._numbers_html()]
     body += progress_bar(parts, total=total, note='writing the report', unit='group', show=progress)
-    if self.copies.unreadable: body.append('<h2>Files that could not be read</h2>')
-    body += [f'<p>{html.escape(reason)}</p>' for reason in self.copies.unreadable.values()]
+    unreadable = _first(list(self.copies.unreadable.values()), most)
+    if unreadable: body.append('<h2>Files that could not be read</h2>')
+    body += [f'<p>{html.escape(reason)}</p>' for reason in unreadable]
     return f'{_head}<body>{"".join(body)}</body></html>'
+
+# %% ../../nbs/apps/audit.ipynb #a21d004c
+@patch
+def certificate(self: Audit) -> dict: # written as JSON
+    "What proves a split without leakage again: content, group and side of each photo, and the search"
+    if self.summary()['leaks']: raise DataError("no certificate, for the split leaks; use split_photos")
+    hashes, groups, parts, number_of = self.copies.hashes, self.copies.groups, self.parts, {}
+    placed = [number for number in self.readable() if parts[number]]
+    rows = sorted((hashes[number], groups[number], parts[number]) for number in placed)
+    if len({part for *_, part in rows}) < 2:
+        raise DataError(f"{', '.join(self.folders)}: no certificate without two parts; name folders train, "
+                        "valid or test, or give a split.csv with --split")
+    versions = dict(fruit_freshness=__version__, opencv=cv2.__version__, numpy=np.__version__)
+    photos = [dict(sha256=content, group=number_of.setdefault(group, len(number_of)), side=part)
+              for content, group, part in rows]
+    return dict(certificate=1, search=dict(recipe=SearchCache.recipe, **versions), photos=photos)
+
+# %% ../../nbs/apps/audit.ipynb #88aa05ec
+def _read_certificate(file: Path | str) -> list[tuple[str, int, str]]:
+    "Content, group and side of each photo of a certificate"
+    try:
+        rows = json.loads(Path(file).read_text(encoding='utf-8'))['photos']
+        rows = [(str(row['sha256']), int(row['group']), row['side']) for row in rows]
+        if rows and {side for *_, side in rows} <= set(_part_words): return rows
+        reason = 'no photos, or sides that are none'
+    except OSError as error: reason = error.strerror
+    except (ValueError, TypeError, KeyError): reason = 'not as this command writes it'
+    raise DataError(f"{file}: no certificate ({reason}); make one with fruit_audit --certificate")
+
+def verify_certificate(
+    file: Path | str, # certificate
+    *folders: Path | str, # where the photos are
+    progress: bool=True, # show bars
+) -> dict: # verified, counts of photos, leakage
+    "Prove again, from the photos' content alone, that no picture stands on two sides of a split"
+    rows, files = _read_certificate(file), list(_list_photos(folders))
+    path_of = dict(zip(map_photos(content_hash, files, 'reading photos', progress), files))
+    here = [row for row in rows if row[0] in path_of]
+    photos = [path_of[content] for content, *_ in here]
+    copies = find_copies(photos, cache=':memory:', progress=progress)
+    _, certified, sides = zip(*here) if here else ((), (), ())
+    found = _leakage_between(sides, copies.groups)
+    leaks = any(leak['copies'] for leak in (*found.values(), *_leakage_between(sides, certified).values()))
+    same = len(set(zip(copies.groups, certified))) == len(set(certified)) == len(set(copies.groups))
+    missing, others = len(rows) - len(here), len(path_of.keys() - {content for content, *_ in rows})
+    return dict(verified=not leaks and not missing, photos=len(here), missing=missing, others=others,
+                leaks=leaks, leakage=found, same_groups=same)
 
 # %% ../../nbs/apps/audit.ipynb #9bf0938f
 @contextmanager
@@ -246,11 +305,10 @@ def _writing(out: Path | str):
     "Report in words that `out` can't be written"
     try: yield
     except OSError as error:
-        reason = error.strerror or error
-        words = f"{out}: can't be written ({reason}); name a file in a folder of yours with --out"
+        words = f"{out}: can't be written ({error.strerror or error}); name a file in a folder of yours"
         raise DataError(words) from None
 
-def _check_writable(out: Path | str) -> None:
+def _check_writable(out: Path | str):
     "`DataError` if `out` can't be written later; makes nothing"
     with _writing(out):
         if Path(out).is_dir(): raise IsADirectoryError(21, 'it is a folder')
@@ -261,21 +319,47 @@ def _tsv(path: Path) -> str:
     return str(path).replace('\\', '\\\\').replace('\t', '\\t').replace('\n', '\\n').replace('\r', '\\r')
 
 # %% ../../nbs/apps/audit.ipynb #a524fc8e
-@command(status=lambda report: int(report['leaks'] or bool(report['label_conflicts'])), failed=2)
-def fruit_audit(
-    folder: str, # photos at any depth, labelled or not; below train, valid and test they are parts of a split
-    out: str=None, # table to write: path<TAB>group of every readable photo; a report goes beside it (.html)
-) -> dict: # counts, conflicts, leakage, unreadable files
-    "Which photos of a folder show the same picture? Exit 0: clean, 1: leaks or conflicts of label, 2: failed"
-    if out: _check_writable(out)
-    audit = audit_folder(folder)
-    report = audit.summary()
-    for line in [audit.copies, *_leak_words(report['leakage']), *audit.copies.unreadable.values()]:
-        print(line, file=sys.stderr)
-    if not out: return report
+_most_lines = 20 # of unreadable files on the terminal; the JSON lists them all
+
+@patch
+def _write(self: Audit, out: Path | str) -> dict:
+    "Write the table and the page; where they are"
     page = Path(out).with_suffix('.html') if Path(out).suffix != '.html' else Path(f'{out}.html')
-    rows = [(_tsv(audit.photos[number].path), audit.copies.groups[number]) for number in audit.readable()]
+    rows = [(_tsv(self.photos[number].path), self.copies.groups[number]) for number in self.readable()]
     with _writing(out):
         with atomic_write(out) as file: file.writelines(f'{path}\t{group}\n' for path, group in rows)
-        with atomic_write(page) as file: file.write(audit.page())
-    return report | dict(out=str(out), report=str(page))
+        with atomic_write(page) as file: file.write(self.page())
+    return dict(out=str(out), report=str(page))
+
+def _status(report: dict) -> int:
+    "1 where a split leaks, labels conflict or a certificate does not hold"
+    return int(report['leaks'] or bool(report.get('label_conflicts') or report.get('missing')))
+
+# %% ../../nbs/apps/audit.ipynb #0470bb46
+@command(status=_status, failed=2)
+def fruit_audit(
+    folders: Param("photos at any depth, labelled or not; below train, valid and test they are parts "
+                   "of a split", str, nargs='+'),
+    out: str=None, # table to write: path<TAB>group of every readable photo; a report goes beside it (.html)
+    split: str=None, # split.csv that says on which side a photo stands; by default the folders' names do
+    certificate: str=None, # JSON file to write if nothing leaks; whoever has the photos proves it by --verify
+    verify: str=None, # certificate to prove again, by the content of the photos in the folders; nothing else
+) -> dict: # counts, conflicts, leakage, unreadable files
+    "Which photos of folders show the same picture? Exit 0: clean, 1: leaks or conflicts of label, 2: failed"
+    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    if verify:
+        report = verify_certificate(verify, *folders)
+        found = f"{verify}: {report['photos']:,} photos compared, {report['missing']:,} missing"
+        print(found, *_leak_words(report['leakage']), sep='\n', file=sys.stderr)
+        return report
+    for file in filter(None, (out, certificate)): _check_writable(file)
+    audit = audit_folder(*folders, split=split)
+    report, unreadable = audit.summary(), list(audit.copies.unreadable.values())
+    lines = [str(audit.copies), *_leak_words(report['leakage']), *_first(unreadable, _most_lines)]
+    if certificate and report['leaks']: lines.append(f'{certificate}: not written, for the split leaks')
+    print(*lines, sep='\n', file=sys.stderr)
+    if certificate and not report['leaks']:
+        text = json.dumps(audit.certificate(), indent=1)
+        with _writing(certificate), atomic_write(certificate) as file: file.write(text)
+        report |= dict(certificate=str(certificate))
+    return report | audit._write(out) if out else report

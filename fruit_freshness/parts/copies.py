@@ -12,22 +12,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-# %% auto #0
-__all__ = ['PhotoFeatures', 'describe_photo', 'Comparison', 'compare_photos', 'join_groups', 'Link', 'SearchCache', 'Copies',
-           'find_copies', 'lay_over', 'checker', 'show_links']
-
-# %% ../../nbs/parts/copies.ipynb #a8be182f
 import cv2
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from threadpoolctl import threadpool_limits
-
-# %% ../../nbs/parts/copies.ipynb #87476b51
 from .core import content_hash, FruitError, map_photos, progress_bar
-from ..data import load_photo, Photo
+from ..data import load_photo, Photo, show_photos
+
+# %% auto #0
+__all__ = ['PhotoFeatures', 'describe_photo', 'Comparison', 'compare_photos', 'join_groups', 'Link', 'SearchCache', 'Copies',
+           'find_copies', 'lay_over', 'checker', 'show_links']
 
 # %% ../../nbs/parts/copies.ipynb #ce2618eb
 _Arrays = tuple[np.ndarray, ...]
@@ -35,17 +31,17 @@ _work_side = 256  # pixels of the longest side of the image in which local featu
 _thumb_side = 144  # pixels of the longest side of the image kept for the comparison of pixels
 
 def _resize_side(gray: np.ndarray, side: int) -> np.ndarray:
-    "Resize a grey (H, W) uint8 image so that its longest side is `side`"
+    "Resize a grey (H, W) image so that its longest side is `side`"
     scale = side/max(gray.shape)
     size = [max(8, round(edge*scale)) for edge in gray.shape[::-1]]
     return cv2.resize(gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 def _remove_specks(gray: np.ndarray) -> np.ndarray:
-    "Replace isolated black and white pixels of (H, W) uint8 by their neighbourhood's median"
+    "Replace isolated black and white pixels by their neighbourhood's median"
     median = cv2.medianBlur(gray, 3)
-    speck = cv2.absdiff(gray, median) > 40
-    if speck.mean() < 0.004: return gray
-    return cv2.medianBlur(gray, 5) if speck.mean() > 0.05 else median
+    specks = (cv2.absdiff(gray, median) > 40).mean()
+    if specks < 0.004: return gray
+    return cv2.medianBlur(gray, 5) if specks > 0.05 else median
 
 # %% ../../nbs/parts/copies.ipynb #a388119a
 def _spread(places: np.ndarray, strengths: np.ndarray, most: int) -> np.ndarray:
@@ -62,7 +58,7 @@ def _spread(places: np.ndarray, strengths: np.ndarray, most: int) -> np.ndarray:
 @dataclass
 class PhotoFeatures:
     "What the search remembers of a photo"
-    size: tuple[int, int]  # width and height of the photo in pixels
+    size: np.ndarray  # width and height of the photo in pixels
     points: np.ndarray  # (n, 4) float32: x and y in work pixels, diameter in work pixels, angle in radians
     descriptors: np.ndarray  # (n, 128) uint8: RootSIFT times 255
     thumb: np.ndarray  # (h, w) uint8: small grey image
@@ -84,7 +80,7 @@ def describe_photo(
     photo = load_photo(path)
     gray = _remove_specks(np.asarray(photo.convert('L')))
     points, descriptors = _find_keypoints(_resize_side(gray, _work_side))
-    return PhotoFeatures(photo.size, points, descriptors, _resize_side(gray, _thumb_side))
+    return PhotoFeatures(np.array(photo.size), points, descriptors, _resize_side(gray, _thumb_side))
 
 # %% ../../nbs/parts/copies.ipynb #5b6ee947
 _mirror = (np.arange(128).reshape(4, 4, 8)[::-1][:, :, (8 - np.arange(8)) % 8]).reshape(-1)
@@ -97,7 +93,7 @@ def _hash_descriptors(descriptors: np.ndarray) -> _Arrays:
     blocks = np.array_split(descriptors, len(descriptors)//100_000 + 1)
     hashes = np.concatenate([block.astype(np.uint32)@both for block in blocks])
     hashes ^= hashes >> 15
-    return hashes[:, 0]*np.uint32(2654435761), hashes[:, 1]*np.uint32(2654435761)  # Knuth's multiplier
+    return tuple((hashes*np.uint32(2654435761)).T)  # Knuth's multiplier
 
 def _compress(descriptors: np.ndarray, hashes: np.ndarray, width: int = 24) -> np.ndarray:
     "Descriptors, then their mirror images, along the directions in which they differ most (PCA): (2n, width)"
@@ -112,8 +108,7 @@ def _compress(descriptors: np.ndarray, hashes: np.ndarray, width: int = 24) -> n
 # %% ../../nbs/parts/copies.ipynb #12d3a97c
 def _halve_cells(cells: np.ndarray, vectors: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     "Cut every cell (a row of positions in `vectors`) in two, across the line between its two extreme hashes"
-    drawn = hashes[cells]
-    rows = np.arange(len(cells))
+    drawn, rows = hashes[cells], np.arange(len(cells))
     direction = vectors[cells[rows, drawn.argmin(1)]] - vectors[cells[rows, drawn.argmax(1)]]
     places = np.einsum('csw,cw->cs', vectors[cells], direction)
     order = np.argpartition(places, cells.shape[1]//2, axis=1)
@@ -175,8 +170,7 @@ def _find_candidates(descriptors: Sequence[np.ndarray], least: float = 0.2) -> l
     with ThreadPoolExecutor(2) as pool: keys, votes = _sum_by_key(list(pool.map(vote, range(4))), least)
     order = np.argsort(-votes, kind='stable')
     pairs, mirrored = np.divmod(keys[order], 2)
-    first, second = np.divmod(pairs, owners[-1] + 1)
-    columns = first, second, mirrored.astype(bool), votes[order]
+    columns = *np.divmod(pairs, owners[-1] + 1), mirrored.astype(bool), votes[order]
     return [_Candidate(*row) for row in zip(*(column.tolist() for column in columns))]
 
 # %% ../../nbs/parts/copies.ipynb #5fa3ef69
@@ -227,11 +221,9 @@ def _is_plausible(transform: np.ndarray) -> bool:
 _least_inliers = 9  # with fewer, not even perfectly matching pixels make a link
 
 def _align_keypoints(
-    first: PhotoFeatures,  # photo to which is aligned
-    second: PhotoFeatures,  # photo that is moved
-    mirrored: bool,  # whether the second is mirrored first
+    first: PhotoFeatures, second: PhotoFeatures, mirrored: bool
 ) -> tuple[np.ndarray, int] | None: # transform (2, 3) in work pixels, matches that support it
-    "The transform that most matched keypoints support"
+    "The transform of the second photo, or of its mirror image, that most matched keypoints support"
     descriptors, moving = second.descriptors, second.points
     if mirrored: descriptors, moving = descriptors[:, _mirror], _mirror_points(moving)
     one, two = _match_descriptors(first.descriptors, descriptors)
@@ -244,9 +236,12 @@ def _align_keypoints(
         moved = _apply_transform(transform, source[:, :2])
         support = np.linalg.norm(moved - target[:, :2], axis=1) < tolerance
     if support.sum() < _least_inliers or not _is_plausible(transform): return None
-    return transform*np.array([-1, 1, 1] if mirrored else [1, 1, 1]), int(support.sum())
+    return transform*np.array([-1 if mirrored else 1, 1, 1]), int(support.sum())
 
 # %% ../../nbs/parts/copies.ipynb #5604a60f
+_noise = 4.0  # variance of grey values that is taken for noise
+_structured = 30.0  # variance from which a window counts as structured
+
 @dataclass
 class _Windows:
     "Two aligned images seen through a small window around each pixel"
@@ -254,25 +249,17 @@ class _Windows:
     structure: np.ndarray  # (H, W) 0 to 1: is there anything to compare here, in both?
 
     @property
-    def agreement(self) -> float: # -1 to 1
-        "Mean correlation where there is structure"
+    def agreement(self) -> float:
+        "Mean correlation where there is structure, -1 to 1"
         return float((self.structure*self.correlation).sum()/(self.structure.sum() + 1e-6))
 
-def _overlay(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Arrays:
-    "Both (H, W) images, smoothed, the second moved onto the first, and 1 where both are known, else 0"
+def _compare_windows(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Windows:
+    "Lay the second image on the first and correlate them in windows of 11 pixels"
     size = first.shape[::-1]
     one, two = (cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32) for image in (first, second))
+    two = cv2.warpAffine(two, transform, size)
     known = cv2.warpAffine(np.ones_like(second), transform, size, flags=cv2.INTER_NEAREST)
-    known = cv2.erode(known, np.ones((3, 3), np.uint8)).astype(np.float32)
-    return one, cv2.warpAffine(two, transform, size), known
-
-# %% ../../nbs/parts/copies.ipynb #b8af6071
-_noise = 4.0  # variance of grey values that is taken for noise
-_structured = 30.0  # variance from which a window counts as structured
-
-def _compare_windows(first: np.ndarray, second: np.ndarray, transform: np.ndarray) -> _Windows:
-    "Correlate two aligned images in windows of 11 pixels, so that neither light nor plain areas matter"
-    one, two, known = _overlay(first, second, transform)
+    known = cv2.erode(known, np.ones((3, 3), np.uint8)).astype(np.float32) # 1 where both have pixels, else 0
     def box(values): return cv2.blur(values, (11, 11), borderType=cv2.BORDER_REFLECT)
     share = np.maximum(box(known), 1e-3)
     def local(values): return box(values*known)/share
@@ -285,11 +272,8 @@ def _compare_windows(first: np.ndarray, second: np.ndarray, transform: np.ndarra
 
 # %% ../../nbs/parts/copies.ipynb #5c71cae5
 def _refine_transform(
-    first: np.ndarray,  # (H, W) uint8
-    second: np.ndarray,  # (h, w) uint8
-    transform: np.ndarray,  # (2, 3) of the second to the first
-    structure: np.ndarray,  # (H, W) from `_compare_windows`
-) -> np.ndarray: # a better transform, or the same
+    first: np.ndarray, second: np.ndarray, transform: np.ndarray, structure: np.ndarray
+) -> np.ndarray: # a better transform (2, 3) of the second image to the first, or the same
     "Adjust the transform until the pixels agree best (ECC, Evangelidis and Psarakis 2008)"
     inverse = cv2.invertAffineTransform(transform).astype(np.float32)
     mask = cv2.dilate((structure > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
@@ -337,15 +321,21 @@ def compare_photos(
     return Comparison(whole, inliers, windows.agreement, sureness)
 
 # %% ../../nbs/parts/copies.ipynb #43e28e4d
+def _join(groups: list[set[int]], one: int, two: int):
+    "Merge the groups of two photos, where `groups` has for each photo the set that it is in"
+    large, small = sorted((groups[one], groups[two]), key=len, reverse=True)
+    if large is small: return
+    large |= small
+    for number in small: groups[number] = large
+
 def join_groups(
     count: int, # how many photos
     pairs: Sequence[tuple[int, int]], # linked photos by number
 ) -> list[int]: # for each photo the smallest number in its group
     "Connected components of the graph whose edges are `pairs`"
-    from scipy.cluster.hierarchy import DisjointSet
-    groups, smallest = DisjointSet(range(count)), {}
-    for first, second in pairs: groups.merge(first, second)
-    return [smallest.setdefault(groups[number], number) for number in range(count)]
+    groups, smallest = [{number} for number in range(count)], {}
+    for one, two in pairs: _join(groups, one, two)
+    return [smallest.setdefault(id(group), number) for number, group in enumerate(groups)]
 
 # %% ../../nbs/parts/copies.ipynb #2209c4ad
 @dataclass
@@ -370,27 +360,23 @@ _Pair = tuple[int, int, bool]  # positions of two photos, and whether the second
 _Compare = Callable[[Sequence[_Pair]], list[Comparison | None]]
 
 def _compare_candidates(
-    candidates: Sequence[_Candidate],  # the most promising first
-    compare: _Compare,  # compares many pairs at once
-    count: int,  # photos
-    progress: bool,  # show a bar
-) -> tuple[list[Link], list[Link]]: # links that are plain, links that are likely
+    candidates: Sequence[_Candidate], compare: _Compare, count: int, progress: bool
+) -> tuple[list[set[int]], list[Link], list[Link]]: # groups by plain links, these links, likely links
     "Compare candidates, at most 20 a photo, 64 at a time; pairs that are in one group already are skipped"
-    from scipy.cluster.hierarchy import DisjointSet
-    groups, tried, plain, likely = DisjointSet(range(count)), np.zeros(count, int), [], []
+    groups, tried, plain, likely = [{number} for number in range(count)], np.zeros(count, int), [], []
     def worth_it():
         bar = progress_bar(candidates, note='comparing photos', unit='pair', show=progress)
         for one, two, flip, _ in bar:
-            if min(tried[one], tried[two]) >= 20 or groups.connected(one, two): continue
+            if min(tried[one], tried[two]) >= 20 or groups[one] is groups[two]: continue
             tried[[one, two]] += 1
             yield one, two, flip
     chosen = worth_it()
     while batch := list(itertools.islice(chosen, 64)):
         for (one, two, _), found in zip(batch, compare(batch)):
-            if found is None or found.sureness < 0.5 or groups.connected(one, two): continue
+            if found is None or found.sureness < 0.5 or groups[one] is groups[two]: continue
             (plain if found.sureness >= _plain else likely).append(Link(one, two, *found))
-            if found.sureness >= _plain: groups.merge(one, two)
-    return plain, likely
+            if found.sureness >= _plain: _join(groups, one, two)
+    return groups, plain, likely
 
 # %% ../../nbs/parts/copies.ipynb #0a22c3ae
 def _confirm(compare: _Compare, one: Sequence[int], two: Sequence[int], least: float = 0.5) -> Link | None:
@@ -402,20 +388,17 @@ def _confirm(compare: _Compare, one: Sequence[int], two: Sequence[int], least: f
 
 def _link_photos(descriptors: Sequence[np.ndarray], compare: _Compare, progress: bool) -> list[Link]:
     "Enough links to hold every group together"
-    from scipy.cluster.hierarchy import DisjointSet
-    count = len(descriptors)
-    links, likely = _compare_candidates(_find_candidates(descriptors), compare, count, progress)
-    groups = DisjointSet(range(count))
-    for link in links: groups.merge(link.first, link.second)
+    candidates = _find_candidates(descriptors)
+    groups, links, likely = _compare_candidates(candidates, compare, len(descriptors), progress)
     for link in sorted(likely, key=lambda link: -link.sureness):
-        if groups.connected(link.first, link.second): continue
-        one, two = groups.subset(link.first), groups.subset(link.second)
-        if len(one) > 1 and len(two) > 1:
+        one, two = groups[link.first], groups[link.second]
+        if one is two: continue
+        if min(len(one), len(two)) > 1:
             least = 0.5 if min(len(one), len(two)) == 2 else _plain
             confirmed = _confirm(compare, one - {link.first}, two - {link.second}, least)
             if confirmed is None: continue
             links.append(confirmed)
-        groups.merge(link.first, link.second)
+        _join(groups, link.first, link.second)
         links.append(link)
     return links
 
@@ -423,21 +406,17 @@ def _link_photos(descriptors: Sequence[np.ndarray], compare: _Compare, progress:
 def _pack_features(features: PhotoFeatures) -> bytes:
     "Features in NumPy's npz form"
     stream = io.BytesIO()
-    np.savez(stream, **(vars(features) | {'size': np.array(features.size)}))
+    np.savez(stream, **vars(features))
     return stream.getvalue()
 
 def _unpack_features(data: bytes) -> PhotoFeatures:
-    "Features from `_pack_features`"
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        values = {name: arrays[name] for name in arrays.files}
-    return PhotoFeatures(**(values | {'size': tuple(values['size'].tolist())}))
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays: return PhotoFeatures(**arrays)
 
 def _pack_comparison(found: Comparison | None) -> bytes:
     "Nine numbers, or nothing"
     return b'' if found is None else np.array([*found.transform.flat, *found[1:]], float).tobytes()
 
 def _unpack_comparison(data: bytes) -> Comparison | None:
-    "A comparison from `_pack_comparison`"
     if not data: return None
     *transform, inliers, agreement, sureness = np.frombuffer(data).tolist()
     return Comparison(np.array(transform).reshape(2, 3), int(inliers), agreement, sureness)
@@ -548,27 +527,23 @@ def _one_core_each():
     finally: cv2.setNumThreads(before)
 
 # %% ../../nbs/parts/copies.ipynb #a82b550a
-def _describe(path: Path) -> PhotoFeatures | str:
-    "Features of a photo, or the reason why it can't be read"
-    try: return describe_photo(path)
-    except FruitError as error: return str(error)
-    except OSError as error: return f'{path}: {error.strerror or error}'
-
 def _gather_features(
-    paths: dict[str, Path],  # content hash -> a file with this content
-    cache: SearchCache,  # what is known already
-    progress: bool,  # show a bar
-) -> dict: # `PhotoFeatures` by content hash; the reason where a photo can't be read
-    "Features of every photo, computed only where they are not cached"
+    paths: dict[str, Path], cache: SearchCache, progress: bool
+) -> dict: # `PhotoFeatures`, or the reason why a photo can't be read, by content hash
+    "Features of the photos with these content hashes, computed only where they are not cached"
     found = {key: _unpack_features(data) for key, data in cache.get('features', paths).items()}
+    def describe(key):
+        try: return describe_photo(paths[key])
+        except FruitError as error: return str(error)
+        except OSError as error: return f'{paths[key]}: {error.strerror or error}'
     missing, pool = [key for key in paths if key not in found], ThreadPoolExecutor(os.cpu_count())
     try:
-        work = pool.map(_describe, [paths[key] for key in missing])
+        work = pool.map(describe, missing)
         bar = progress_bar(work, total=len(missing), note='describing photos', unit='photo', show=progress)
         described = zip(missing, bar)
         while some := dict(itertools.islice(described, 64)):
             found |= some
-            readable = {key: one for key, one in some.items() if not isinstance(one, str)}
+            readable = {key: one for key, one in some.items() if isinstance(one, PhotoFeatures)}
             cache.put('features', {key: _pack_features(one) for key, one in readable.items()})
     finally: pool.shutdown(cancel_futures=True)
     return found
@@ -613,9 +588,9 @@ class Copies:
 
     def __str__(self):
         exact = sum(link.kind == 'exact' for link in self.links)
-        pictures = len(set(self.groups)) - len(self.unreadable)
-        return (f"{len(self.paths)} photos show {pictures} pictures ({exact} exact copies, "
-                f"{len(self.links) - exact} links by the picture, {len(self.unreadable)} unreadable)")
+        return (f"{len(self.paths)} photos show {len(set(self.groups)) - len(self.unreadable)} pictures "
+                f"({exact} exact copies, {len(self.links) - exact} links by the picture, "
+                f"{len(self.unreadable)} unreadable)")
 
 def _hash_or_name(path: Path) -> str:
     "Content hash, or the bytes of the name in hexadecimal digits when a file can't be read"
@@ -626,21 +601,20 @@ def _hash_or_name(path: Path) -> str:
 def find_copies(
     photos: Sequence[Photo | Path],  # photo files, labelled or not
     *,
-    cache: Path | None = None,  # file for the cache; by default one in the user's cache folder
+    cache: Path | str | None = None,  # file; by default one in the user's cache folder, ':memory:' for none
     progress: bool = True,  # show bars
 ) -> Copies: # groups of photos that show the same picture, with the evidence
     "Find all photos that show the same picture, whatever was done to it"
     paths = [Path(getattr(photo, 'path', photo)) for photo in photos]
     hashes, same = map_photos(_hash_or_name, paths, 'reading photos', progress), defaultdict(list)
     for position, key in enumerate(hashes): same[key].append(position)
-    memory = SearchCache(cache)
-    with _one_core_each(), closing(memory):
+    with _one_core_each(), closing(SearchCache(cache)) as memory:
         described = _gather_features({key: paths[same[key][0]] for key in sorted(same)}, memory, progress)
         readable = {key: described[key] for key in sorted(same) if not isinstance(described[key], str)}
         links, names = _recall_links(_Comparer(readable, memory), progress), list(readable)
         memory.trim()
     for link in links: link.first, link.second = same[names[link.first]][0], same[names[link.second]][0]
-    twins = [(same[key][0], twin) for key in readable for twin in same[key][1:]]
+    twins = [(same[key][0], twin) for key in names for twin in same[key][1:]]
     links += [Link(first, twin, np.eye(2, 3), 0, 1.0, 1.0, 'exact') for first, twin in twins]
     reasons = {position: described[key].replace(str(paths[positions[0]]), str(paths[position]), 1)
                for key, positions in same.items() if key not in readable for position in positions}
@@ -677,17 +651,11 @@ def show_links(
     height: float = 1.3,  # of a row, in inches
 ):  # the matplotlib figure; a row a link: first photo, second photo, second laid on the first, both by turns
     "Linked photos side by side and aligned, so that a person sees that they show the same picture"
-    import matplotlib.pyplot as plt
     chosen = list(links) if links is not None else sorted(copies.links, key=lambda link: link.sureness)
-    rows = max(1, len(chosen[:most]))
-    figure, axes = plt.subplots(rows, 4, figsize=(4*height*1.1, rows*height), squeeze=False)
-    for axis in axes.flat: axis.axis('off')
-    for link, row in zip(chosen, axes):
+    pictures, titles = [], []
+    for link in chosen[:most]:
         first, second = load_photo(copies.paths[link.first]), load_photo(copies.paths[link.second])
-        moved = lay_over(first, second, link.transform)
-        for axis, picture in zip(row, (first, second, moved, checker(first, moved))): axis.imshow(picture)
-        how = 'mirrored, ' if link.mirrored else ''
-        row[2].set_title(f'{how}{link.inliers} points, sure {link.sureness:.2f}', fontsize=6)
-    figure.tight_layout(pad=0.2)
-    plt.close(figure)
-    return figure
+        moved, how = lay_over(first, second, link.transform), 'mirrored, ' if link.mirrored else ''
+        pictures += [first, second, moved, checker(first, moved)]
+        titles += ['', '', f'{how}{link.inliers} points, sure {link.sureness:.2f}', '']
+    return show_photos(pictures, titles, columns=4, size=height)

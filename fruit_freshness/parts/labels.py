@@ -7,16 +7,13 @@ from __future__ import annotations
 import re, unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from fastcore.basics import patch
+from .core import FRESHNESS
 
 # %% auto #0
 __all__ = ['FolderReader']
-
-# %% ../../nbs/parts/labels.ipynb #3d0e1fd0
-from fastcore.basics import patch
-
-# %% ../../nbs/parts/labels.ipynb #049e033d
-from .core import FRESHNESS
 
 # %% ../../nbs/parts/labels.ipynb #f687ef49
 _states = dict(Fresh='fresh healthy good sound', Rotten='''
@@ -66,28 +63,22 @@ _spellings = dict(patato='potato', tamto='tomato', bittergroud='bitter gourd', a
     kiwifruit='kiwi', chilly='chilli', chily='chili', chilis='chili')
 
 # %% ../../nbs/parts/labels.ipynb #15173abe
-def _singular(
-    word: str, # in small letters
-) -> str:
-    "`word` without its English plural ending"
+def _singular(word: str) -> str:
+    "A word in small letters without its English plural ending"
     endings = dict(ies='y', oes='o', ches='ch', shes='sh', sses='ss', xes='x')
     for ending, instead in endings.items():
         if word.endswith(ending): return word[:-len(ending)] + instead
     plural = len(word) > 3 and word.endswith('s') and not word.endswith(('ss', 'us', 'is'))
     return word[:-1] if plural else word
 
-def _plain_words(
-    text: str, # e.g. a folder's name
-) -> list[str]: # in small letters, singular; a single Latin letter is no word
-    "The words of `text`, without digits and signs"
+def _plain_words(text: str) -> list[str]:
+    "Words in small letters, singular, without digits and signs; a single Latin letter is no word"
     words = re.findall(r'[^\W\d_]+', unicodedata.normalize('NFC', text).lower())
     words = [word for word in words if len(word) > 1 or not word.isascii()]
     return [word if _singular(word) in _freshness_words else _singular(word) for word in words] # not 'goods'
 
-def _by_key(
-    fruits: Sequence[str], # names
-) -> dict[str, str]: # names by small letters, singular, without spaces
-    "A table in which a fruit is found however it is written"
+def _by_key(fruits: Sequence[str]) -> dict[str, str]:
+    "A table in which a fruit is found however it is written: small letters, singular, without spaces"
     return {key: fruit for fruit in fruits if (key := ''.join(_plain_words(fruit)))}
 
 _known_fruits = _by_key(' '.join(_fruit_list.split()).title().split(', '))
@@ -100,135 +91,116 @@ class FolderReader:
         fruits: Sequence[str]=(), # names that count besides those of the list
     ): self.known = _known_fruits | _by_key(fruits)
 
-    def part(self,
-        word: str, # in small letters
-        loose: bool, # from any rest of three letters, not from known fruits alone
-    ) -> list[str]: # one word, or freshness and the rest
-        "Separate a freshness word from the fruit that it is fused with"
+    def _part(self, word: str, loose: bool) -> list[str]:
+        "Separate a freshness word from a known fruit, or `loose` from any rest of three letters"
         if word in _freshness_words or word in _empty_words: return [word]
         for state in sorted(_freshness_words, key=len, reverse=True):
-            for rest in (word.removeprefix(state), word.removesuffix(state)):
-                rest = _singular(rest)
+            for rest in map(_singular, (word.removeprefix(state), word.removesuffix(state))):
                 counts = rest in self.known or loose and len(state) >= 5 and len(rest) >= 3
                 if rest != word and counts: return [state, rest]
         return [word]
 
     def words(self,
         name: str, # one part of a path
-        loose: bool=False, # see `part`
+        loose: bool=False, # also separate a freshness word from an unknown fruit
     ) -> list[str]: # in small letters, singular
         "The words of a folder's name"
         words = _plain_words(re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', name))
-        return [part for word in words for part in self.part(word, loose)]
+        return [part for word in words for part in self._part(word, loose)]
 
 # %% ../../nbs/parts/labels.ipynb #863688c2
 @patch
-def fruit_in(
-    self: FolderReader,
-    words: Sequence[str], # singular, without those of freshness
-) -> str | None: # as the list writes it, or in capitals, with the words around it
-    "The fruit that words name, if they name anything"
-    count = len(words)
-    spans = [(start, start + length) for length in range(count, 0, -1) for start in range(count - length + 1)]
+def _fruit_in(self: FolderReader, words: list[str]) -> str | None:
+    "The fruit that words name, with those around it; None if they name nothing"
+    spans = sorted(combinations(range(len(words) + 1), 2), key=lambda span: span[0] - span[1])
     start, stop = next((span for span in spans if ''.join(words[slice(*span)]) in self.known), (0, 0))
     name = self.known.get(''.join(words[start:stop]))
-    before, after = ([word for word in part if word not in _empty_words]
-                     for part in (words[:start], words[stop:]))
+    around = words[:start], words[stop:]
+    before, after = ([word for word in part if word not in _empty_words] for part in around)
     if not name and set(after) <= _qualities: return None
     return ' '.join([*map(str.title, before), *([name] if name else []), *map(str.title, after)])
 
 @patch
-def is_known(
-    self: FolderReader,
-    fruit: str, # as `fruit_in` found it
-) -> bool: # also for one with a quality, as in 'Red Apple'
-    "Whether a fruit is on the list"
+def _is_known(self: FolderReader, fruit: str) -> bool:
+    "Whether a fruit is on the list, also with a quality as in 'Red Apple'"
     words = _plain_words(fruit)
     bare = [word for word in words if word not in _qualities]
     return ''.join(words) in self.known or ''.join(bare) in self.known
 
 # %% ../../nbs/parts/labels.ipynb #7f7e35ff
 @patch
-def denies(
-    self: FolderReader,
-    name: str, # one part of a path
-) -> bool: # for 'not fresh', 'almost rotten', 'rot-free'
-    "Whether a folder's name denies or doubts a freshness"
+def _denies(self: FolderReader, name: str) -> bool:
+    "Whether a folder's name denies or doubts a freshness: 'not fresh', 'almost rotten', 'rot-free'"
     words = self.words(name, loose=True)
     last = max((number for number, word in enumerate(words) if word in _freshness_words), default=None)
     if last is None: return False
     return not _denials.isdisjoint(words[:last]) or not {'not', 'maybe', 'free'}.isdisjoint(words[last:])
 
 @patch
-def read_name(
-    self: FolderReader,
+def read_name(self: FolderReader,
     name: str, # one part of a path
-    loose: bool=False, # see `part`
+    loose: bool=False, # also separate a freshness word from an unknown fruit
 ) -> tuple[str | None, str | None]: # fruit and freshness, each None where the name does not tell
     "The labels in a folder's name; one with both fresh and rotten is a title and tells nothing"
     words = self.words(name, loose)
     states = {_freshness_words[word] for word in words if word in _freshness_words}
-    if len(states) > 1 or self.denies(name): return None, None
-    return self.fruit_in([word for word in words if word not in _freshness_words]), next(iter(states), None)
+    if len(states) > 1 or self._denies(name): return None, None
+    fruit = self._fruit_in([word for word in words if word not in _freshness_words])
+    return fruit, next(iter(states), None)
 
 # %% ../../nbs/parts/labels.ipynb #8d0538ab
 @patch
-def read_path(
-    self: FolderReader,
+def read_path(self: FolderReader,
     folders: Sequence[str], # names from the outermost to the innermost
-    loose: bool=False, # see `part`
+    loose: bool=False, # also separate a freshness word from an unknown fruit
 ) -> tuple[str | None, str | None]: # fruit, known or not, and freshness; None where the path does not tell
     "Fruit and freshness of a photo in these nested folders"
     read = [self.read_name(name, loose) for name in folders]
-    at = next((i for i in reversed(range(len(read))) if read[i][1] or self.denies(folders[i])), None)
+    at = max((i for i in range(len(read)) if read[i][1] or self._denies(folders[i])), default=None)
     if at is None or not read[at][1]: return None, None
     own, freshness = read[at]
     around = [fruit for fruit, _ in reversed(read[:at]) if fruit]
     below = [fruit for fruit, _ in read[at+1:] if fruit]
     guesses = [own] if own else [] if around and below else [*around, *below]
-    fruits = [fruit for fruit in [own, *around, *below] if fruit and self.is_known(fruit)]
+    fruits = [fruit for fruit in [own, *around, *below] if fruit and self._is_known(fruit)]
     return next(iter([*fruits, *guesses]), None), freshness
 
 # %% ../../nbs/parts/labels.ipynb #00a34869
 @patch
-def place(
-    self: FolderReader,
+def place(self: FolderReader,
     folders: Sequence[str], # names from the outermost to the innermost
 ) -> tuple[str | None, str | None, str | None]: # fruit, freshness, and why they are no label
     "The label of the photos in these nested folders, or the reason against one"
     fruit, freshness = self.read_path(folders)
-    denials = [name for name in folders if self.denies(name)]
+    denials = [name for name in folders if self._denies(name)]
     if not freshness and denials: reason = f"'{denials[-1]}' says what the fruit is not"
     elif not freshness: reason = "no folder name says fresh or rotten"
     elif not fruit: reason = "no folder name says which fruit"
-    elif not self.is_known(fruit): reason = f"'{fruit}' is no known fruit, nor both fresh and rotten here"
+    elif not self._is_known(fruit): reason = f"'{fruit}' is no known fruit, nor both fresh and rotten here"
     else: reason = None
     return fruit, freshness, reason
 
 @patch
-def outer_names(
-    self: FolderReader,
+def outer_names(self: FolderReader,
     root: Path, # the folder that is searched
 ) -> list[str]: # those of its own last two names that speak of a fruit or a freshness alone
     "What the path to `root` itself says"
     def counts(name):
         fruit, freshness = self.read_name(name)
         short = len(re.findall(r'[^\W\d_]+', name)) <= 2
-        return short and (self.is_known(fruit) if fruit else bool(freshness))
+        return short and (self._is_known(fruit) if fruit else bool(freshness))
     return [name for name in root.resolve().parts[-2:] if counts(name)]
 
 # %% ../../nbs/parts/labels.ipynb #5aa20466
 @patch
-def with_proven(
-    self: FolderReader,
+def with_proven(self: FolderReader,
     folders: Sequence[Sequence[str]], # names from the outermost to the innermost, of each folder with files
 ) -> FolderReader: # that also knows what stands there with both freshnesses
     "Learn a data set's own fruits"
-    states = defaultdict(set)
+    states, reader = defaultdict(set), FolderReader()
     for names in folders:
         fruit, freshness = self.read_path(names, loose=True)
         states[fruit].add(freshness)
     both = [fruit for fruit, found in states.items() if fruit and found >= set(FRESHNESS)]
-    reader = FolderReader()
-    reader.known = self.known | _by_key([fruit for fruit in both if not self.is_known(fruit)])
+    reader.known = self.known | _by_key([fruit for fruit in both if not self._is_known(fruit)])
     return reader

@@ -8,19 +8,16 @@ import csv, hashlib, io, json, math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['DRAWN_FRUITS', 'GROUNDS', 'COPY_KINDS', 'Drawing', 'cloud_noise', 'draw_background', 'draw_photo', 'copy_photo',
-           'read_groups', 'draw_sample']
-
-# %% ../../nbs/parts/sample.ipynb #12e16c9e
+from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageColor, ImageEnhance, ImageOps
-
-# %% ../../nbs/parts/sample.ipynb #9e4f8065
 from .core import DataError, FRESHNESS, progress_bar
+
+# %% auto #0
+__all__ = ['DRAWN_FRUITS', 'GROUNDS', 'COPY_KINDS', 'Drawing', 'cloud_noise', 'draw_background', 'draw_photo', 'copy_photo',
+           'read_groups', 'draw_sample']
 
 # %% ../../nbs/parts/sample.ipynb #6cf45b82
 @dataclass
@@ -33,31 +30,27 @@ DRAWN_FRUITS = ('Apple', 'Banana', 'Strawberry', 'Orange') # what `draw_photo` c
 
 # %% ../../nbs/parts/sample.ipynb #e9260add
 @lru_cache(maxsize=32)
-def _board(side: int) -> tuple:
-    "Coordinates of every pixel of a painting board"
+def _board(side: int) -> tuple[np.ndarray, ...]:
+    "Of every pixel of a painting board: right, down, distance from the middle, angle"
     axis = np.linspace(-1.3, 1.3, side, dtype=np.float32)
-    across, down = np.meshgrid(axis, axis)
-    angle = np.arctan2(across, -down) % np.float32(2*np.pi)
-    return across, down, np.hypot(across, down), angle
+    right, down = np.meshgrid(axis, axis)
+    return right, down, np.hypot(right, down), np.arctan2(right, -down) % np.float32(2*np.pi)
 
 @lru_cache(maxsize=256)
-def _rgb(name: str) -> np.ndarray: # `(3, 1, 1)` float32 in 0..1
-    "A colour by name or hexadecimal code"
-    return np.array(ImageColor.getrgb(name)[:3], np.float32).reshape(3, 1, 1) / 255
+def _rgb(name: str) -> np.ndarray:
+    "A colour by name or hexadecimal code: `(3, 1, 1)` float32 in 0..1"
+    return np.array(ImageColor.getrgb(name), np.float32).reshape(3, 1, 1) / 255
 
-def _any_rgb(rng: Generator, names: tuple) -> np.ndarray: # `(3, 1, 1)` float32 in 0..1
+def _any_rgb(rng: Generator, names: str) -> np.ndarray:
     "One of some colours"
-    return _rgb(names[rng.integers(len(names))])
+    return _rgb(rng.choice(names.split()))
 
-def _mix(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray: # `(3, h, w)`
-    "Lay one colour over another"
+def _mix(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    "Lay one colour, `(3, h, w)`, over another"
     return below + (above - below) * mask
 
-# %% ../../nbs/parts/sample.ipynb #aea7b6f2
-def _picture(
-    planes: np.ndarray, # `(3, h, w)` float32, 0..1
-) -> np.ndarray: # `(h, w, 3)` uint8
-    "Colour planes as pixels"
+def _picture(planes: np.ndarray) -> np.ndarray:
+    "Colour planes `(3, h, w)`, 0..1, as pixels `(h, w, 3)` uint8"
     return cv2.merge(list((planes.clip(0, 1) * 255).astype(np.uint8)))
 
 # %% ../../nbs/parts/sample.ipynb #043db53f
@@ -77,24 +70,17 @@ def cloud_noise(
     return cv2.resize(total, (side, side), interpolation=cv2.INTER_CUBIC)
 
 # %% ../../nbs/parts/sample.ipynb #403ce7fe
-def _dots(
-    side: int, # of the board, pixels
-    centres: np.ndarray, # `(n, 2)` across and down, board units
-    radii: np.ndarray, # `(n,)` or `(n, 2)` half axes, board units
-) -> np.ndarray: # `(side, side)` float32 in 0..1
-    "A mask of smooth-edged ellipses"
+def _dots(side: int, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    "A mask of smooth-edged ellipses; centres `(n, 2)` and radii in board units"
     mask, scale = np.zeros((side, side), np.uint8), side / 2.6
-    radii = np.broadcast_to(np.reshape(radii, (len(centres), -1)), (len(centres), 2))
-    places, axes = (centres + 1.3) * scale * 16, np.maximum(radii * scale, 0.5) * 16 # 16ths of a pixel
+    axes = np.maximum(np.broadcast_to(radii, centres.shape) * scale, 0.5) * 16 # 16ths of a pixel
+    places = (centres + 1.3) * scale * 16
     for place, pair in zip(places.astype(int).tolist(), axes.astype(int).tolist()):
         cv2.ellipse(mask, place, pair, 0, 0, 360, 255, -1, cv2.LINE_AA, 4)
     return mask.astype(np.float32) / 255
 
-def _polygons(
-    side: int, # of the board, pixels
-    shapes: list, # arrays `(n, 2)` of corners, board units
-) -> np.ndarray: # `(side, side)` float32 in 0..1
-    "A mask of smooth-edged polygons"
+def _polygons(side: int, shapes: list[np.ndarray]) -> np.ndarray:
+    "A mask of smooth-edged polygons; corners `(n, 2)` in board units"
     mask = np.zeros((side, side), np.uint8)
     for corners in shapes:
         cv2.fillPoly(mask, [((corners + 1.3) * (side / 2.6) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
@@ -103,62 +89,42 @@ def _polygons(
 # %% ../../nbs/parts/sample.ipynb #75a60ab1
 @dataclass
 class _Body:
-    "A silhouette with a rounded surface"
-    alpha: np.ndarray # `(side, side)` in 0..1, how much of the pixel it fills
+    "A silhouette with a rounded surface, `(side, side)`"
+    alpha: np.ndarray # 0..1, how much of the pixel it fills
     normal: np.ndarray # `(3, side, side)` the way the surface faces: right, down, to the viewer
-    along: np.ndarray # `(side, side)` 0 at the stem, 1 at the far end
-    across: np.ndarray # `(side, side)` -1..1 from one flank to the other
+    along: np.ndarray # 0 at the stem, 1 at the far end
+    across: np.ndarray # -1..1 from one flank to the other
 
 _OUTLINES = { # radius at equal steps of angle, from the stem down the right side to the far end
     'Apple':      (0.86, 1.00, 1.06, 1.02, 0.97, 0.93, 0.90, 0.88, 0.85),
     'Strawberry': (0.76, 0.83, 0.93, 0.91, 0.83, 0.80, 0.85, 0.96, 1.04),
     'Orange':     (0.97, 0.98, 0.99, 1.00, 1.00, 1.00, 0.99, 0.98, 0.97)}
 
-def _outline(
-    rng: Generator, # random numbers
-    fruit: str, # a key of `_OUTLINES`
-    collapse: float=0, # depth of dents, 0 for a sound fruit to 0.1
-) -> np.ndarray: # `(720,)` radius at every half degree
-    "A random outline of a fruit; a collapsing one has dents"
-    half = np.array(_OUTLINES[fruit])
-    angles = np.linspace(0, 2*np.pi, 720, endpoint=False)
+def _round_body(rng: Generator, fruit: str, side: int, collapse: float=0) -> _Body:
+    "A random outline, inflated like a ball; `collapse` is the depth of its dents, up to 0.1"
+    half, angles = np.array(_OUTLINES[fruit]), np.linspace(0, 2*np.pi, 720, endpoint=False)
     waves = np.fft.rfft(np.concatenate([half, half[-2:0:-1]])) / 16
     waves[1:8] *= 2
     radius = sum((wave * np.exp(1j*k*angles)).real for k, wave in enumerate(waves))
-    sizes, dents = np.array([[0.025, 0.015, 0.008, 0.004, 0, 0], [0.3, 0.4, 0.35, 0.25, 0.2, 0.2]])
-    sizes = sizes + collapse * dents
+    sizes = [0.025, 0.015, 0.008, 0.004, 0, 0] + collapse * np.array([0.3, 0.4, 0.35, 0.25, 0.2, 0.2])
     for wave, (size, phase) in enumerate(zip(sizes * rng.normal(0, 1, 6), rng.uniform(0, 2*np.pi, 6)), 2):
         radius += size * np.cos(wave*angles + phase)
-    return radius.astype(np.float32)
-
-# %% ../../nbs/parts/sample.ipynb #04d6ce5d
-def _round_body(
-    radius: np.ndarray, # `(720,)` of the outline
-    side: int, # of the board, pixels
-) -> _Body: # with a surface like that of a ball
-    "Inflate an outline"
-    across, down, distance, angle = _board(side)
-    reach = radius[(angle * (360/np.pi)).astype(np.int32) % 720]
+    right, down, distance, angle = _board(side)
+    reach = radius.astype(np.float32)[(angle * (360/np.pi)).astype(np.int32) % 720]
     share = np.minimum(distance / reach, 1)
-    facing = np.stack([across/reach, down/reach, np.sqrt(1 - share*share)])
-    alpha = np.clip((reach - distance) * (side/2.6) + 0.5, 0, 1)
-    return _Body(alpha, facing, (down + 1) / 2, across / reach)
+    facing = np.stack([right/reach, down/reach, np.sqrt(1 - share*share)])
+    return _Body(np.clip((reach - distance) * (side/2.6) + 0.5, 0, 1), facing, (down + 1) / 2, right / reach)
 
 # %% ../../nbs/parts/sample.ipynb #713d5ab4
 _BANANA = ((0, .03, .12, .18, .28, .5, .75, .9, .96, 1), # place along it
            (.085, .07, .065, .12, .2, .245, .22, .14, .06, .04)) # its half width there
 
-def _bent_body(
-    rng: Generator, # random numbers
-    side: int, # of the board, pixels
-    fan: float=0, # rotation about the stem, radians: the fingers of a hand
-    collapse: float=0, # depth of dents, 0 for a sound fruit to 0.1
-) -> _Body: # along an arc that opens upwards, stem at the right
-    "A banana"
+def _bent_body(rng: Generator, side: int, fan: float=0, collapse: float=0) -> _Body:
+    "A banana along an arc that opens upwards, rotated by `fan` radians about its stem at the right"
     bend, arc, plump = rng.uniform(0.85, 1.25), rng.uniform(1.7, 1.95), rng.uniform(0.9, 1.1)
-    stem, (right, down) = (0.82, -0.3), _board(side)[:2]
+    right, down, *_ = _board(side)
     start, cos, sin = 0.5 * arc / bend, math.cos(fan), math.sin(fan)
-    right, down = right - stem[0], down - stem[1]
+    right, down = right - 0.82, down + 0.3
     right, down = cos*right + sin*down + bend*math.sin(start), cos*down - sin*right + bend*math.cos(start)
     distance, turn = np.hypot(right, down), np.arctan2(right, down)
     along = (start - turn) * (bend/arc)
@@ -179,16 +145,12 @@ class _Skin:
     "What covers a body, before any light falls on it"
     colour: np.ndarray # `(3, side, side)` in 0..1
     bump: np.ndarray # `(side, side)` small heights, board units
-    gloss: np.ndarray # `(side, side)` 0 is matte, 1 a mirror; a number means everywhere
+    gloss: np.ndarray | float # 0 is matte, 1 a mirror
 
-    def __post_init__(self): self.gloss = np.broadcast_to(np.float32(self.gloss), self.bump.shape)
+    def __post_init__(self): self.gloss = np.float32(self.gloss)
 
-def _shade(
-    body: _Body, # gives the big form
-    skin: _Skin, # gives colour, bumps and gloss
-    light: np.ndarray, # `(3,)` direction to the light, of length 1
-) -> np.ndarray: # `(3, side, side)` lit colour
-    "Light a skin"
+def _shade(body: _Body, skin: _Skin, light: np.ndarray) -> np.ndarray:
+    "The colour of a skin in the light that comes from a direction of length 1"
     steep, halfway = len(skin.bump) / 2.6, light + np.array((0, 0, 1))
     normal = body.normal.copy()
     for axis, way in enumerate(((1, 0), (0, 1))):
@@ -200,39 +162,29 @@ def _shade(
     return skin.colour * bright + cv2.pow(mirror, 40) * skin.gloss
 
 # %% ../../nbs/parts/sample.ipynb #d1569120
-_APPLES = (('#b5141f', '#6f0a14'), ('#dcb63f', '#bf2a2c'), ('#8fba2e', '#b3c84c'), # ground and blush
-           ('#dcc551', '#d98f45'), ('#b98d45', '#94472c'), ('#cfc45a', '#a5202c'))
-_BANANAS = (('#f2cf3a', '#e3b62a'), ('#e9cf4e', '#a9b53c'), ('#f5d95c', '#eac23a'), ('#d8b23c', '#c39a35'))
-_ORANGES = ('#f08a1d', '#e8761a', '#f5a032', '#ea8f2e')
-_STRAWBERRIES = ('#c8161d', '#b01020', '#d8302a', '#96101c')
+_APPLES = ('#b5141f #6f0a14', '#dcb63f #bf2a2c', '#8fba2e #b3c84c', # ground and blush
+           '#dcc551 #d98f45', '#b98d45 #94472c', '#cfc45a #a5202c')
+_BANANAS = ('#f2cf3a #e3b62a', '#e9cf4e #a9b53c', '#f5d95c #eac23a', '#d8b23c #c39a35') # middle and ends
+_ORANGES = '#f08a1d #e8761a #f5a032 #ea8f2e'
 
-def _apple_skin(
-    rng: Generator, # random numbers
-    body: _Body, # what to cover
-    top: float, # how far below the outline's top the hollow sits: 0.1 from the side, 1 from above
-) -> _Skin:
-    "Ground colour, blush, pale dots and the hollow of the stem"
+def _apple_skin(rng: Generator, body: _Body, top: float) -> _Skin:
+    "The hollow lies `top` below the upper end: 0.1 seen from the side, 1 from above"
     side = len(body.alpha)
     right, down, *_ = _board(side)
-    ground, blush = map(_rgb, _APPLES[rng.integers(len(_APPLES))])
+    ground, blush = map(_rgb, rng.choice(_APPLES).split())
     streaks = cloud_noise(rng, side, 2, 2) * 0.9 + cloud_noise(rng, side, 18, 2, 2) * 0.35
     streaks += rng.uniform(-0.5, 0.6)
     colour = _mix(ground * rng.uniform(0.9, 1.08), blush, np.clip(streaks + 0.5, 0, 1))
-    freckles = _dots(side, rng.uniform(-1, 1, (60, 2)), np.full(60, 0.008))
+    freckles = _dots(side, rng.uniform(-1, 1, (60, 2)), 0.008)
     colour = _mix(colour, _rgb('#e8d79a'), freckles * rng.uniform(0.1, 0.5))
     hollow = np.exp(-((right/0.3)**2 + ((down + 0.95 - top)/(0.1 + 0.2*top))**2))
     colour = _mix(colour, _rgb('#8a7a3a') * 0.8, hollow * 0.55)
     return _Skin(colour, -0.16*hollow, rng.uniform(0.25, 0.7))
 
-# %% ../../nbs/parts/sample.ipynb #f04334d1
-def _banana_skin(
-    rng: Generator, # random numbers
-    body: _Body, # what to cover
-    ripe: int, # which colours, an index into `_BANANAS`
-) -> _Skin:
+def _banana_skin(rng: Generator, body: _Body, colours: str) -> _Skin:
     "Yellow, greener or browner to the ends, with a dark tip and fine lines along the ridges"
     side = len(body.alpha)
-    middle, ends = map(_rgb, _BANANAS[ripe])
+    middle, ends = map(_rgb, colours.split())
     to_end = np.clip(np.abs(body.along - 0.55)*2.4 - 0.45, 0, 1)
     colour = _mix(middle, ends, np.clip(to_end + 0.2*cloud_noise(rng, side, 4), 0, 1))
     ridge = np.exp(-((np.abs(body.across + 0.08) - 0.44) / 0.05)**2)
@@ -251,10 +203,10 @@ def _strawberry_skin(rng: Generator, body: _Body) -> _Skin:
     seeds = np.stack([width * np.sin(turns), rows], -1).reshape(-1, 2) + rng.normal(0, 0.015, (rows.size, 2))
     flat = np.stack([0.022 * np.cos(turns).clip(0.3), np.full_like(turns, 0.034)], -1).reshape(-1, 2)
     pits, grains = _dots(side, seeds, flat * 1.9), _dots(side, seeds, flat)
-    red = _any_rgb(rng, _STRAWBERRIES) * rng.uniform(0.92, 1.06)
+    red = _any_rgb(rng, '#c8161d #b01020 #d8302a #96101c') * rng.uniform(0.92, 1.06)
     shoulders = rng.uniform(0, 0.5) - body.along*2 + 0.3*cloud_noise(rng, side, 3)
     colour = _mix(red, _rgb('#e88a5a'), np.clip(shoulders, 0, 0.7))
-    colour = _mix(colour * (1 - 0.3*pits), _any_rgb(rng, ('#e3c04f', '#c9a13c', '#d8d06a')), grains)
+    colour = _mix(colour * (1 - 0.3*pits), _any_rgb(rng, '#e3c04f #c9a13c #d8d06a'), grains)
     bump = cv2.GaussianBlur(0.03*grains - 0.055*pits, (0, 0), side/160)
     return _Skin(colour, bump, rng.uniform(0.3, 0.6))
 
@@ -267,14 +219,11 @@ def _orange_skin(rng: Generator, body: _Body) -> _Skin:
     colour = colour * (1 + 0.3*np.minimum(pores, 0))
     at = rng.uniform(-0.6, 0.6, (1, 2))
     hollow, button = (cv2.GaussianBlur(_dots(side, at, radius), (0, 0), side/60) for radius in (0.16, 0.055))
-    colour = _mix(colour, _any_rgb(rng, ('#6b7a34', '#8a6a3a')), button)
+    colour = _mix(colour, _any_rgb(rng, '#6b7a34 #8a6a3a'), button)
     return _Skin(colour, 0.035*pores - 0.05*hollow + 0.03*button, rng.uniform(0.1, 0.3))
 
-def _orange_half(
-    rng: Generator, # random numbers
-    body: _Body, # made flat here
-) -> _Skin:
-    "The cut face: rind, white pith, ten wedges of juicy pulp"
+def _orange_half(rng: Generator, body: _Body) -> _Skin:
+    "The cut face: rind, white pith, ten wedges of juicy pulp; the body is made flat"
     side = len(body.alpha)
     distance, angle = _board(side)[2:]
     body.normal = np.zeros_like(body.normal) + _rgb('#0000ff')
@@ -286,21 +235,12 @@ def _orange_half(
     return _Skin(_mix(colour, juice, pulp), 0.02*pulp*(1 + cloud_noise(rng, side, 20)), 0.25*pulp)
 
 # %% ../../nbs/parts/sample.ipynb #97d3c71b
-def _region(
-    height: np.ndarray, # `(side, side)` any field; the highest places are taken first
-    body: _Body, # whose surface is shared out
-    share: float, # of the surface to take, 0..1
-    soft: float=0.2, # width of the border, in units of `height`
-) -> np.ndarray: # `(side, side)` in 0..1
-    "The highest `share` of a field on a body, with a soft border"
+def _region(height: np.ndarray, body: _Body, share: float, soft: float) -> np.ndarray:
+    "A mask of the highest `share` of a body's surface, with a border `soft` in units of `height`"
     level = float(np.quantile(height[::3, ::3][body.alpha[::3, ::3] > 0.5], 1 - share))
     return np.clip((height - level) / soft + 0.5, 0, 1) * (body.alpha > 0)
 
-def _patch(
-    rng: Generator, # random numbers
-    body: _Body, # where the patch lies
-    ragged: float=0.35, # how far its border wanders
-) -> np.ndarray: # `(side, side)`, highest in the middle of the patch
+def _patch(rng: Generator, body: _Body, ragged: float) -> np.ndarray:
     "A field with one peak somewhere on the body that faces the viewer"
     rows, columns = np.nonzero(body.alpha[::4, ::4] > 0.9)
     pick, side = rng.integers(len(rows)), len(body.alpha)
@@ -309,14 +249,14 @@ def _patch(
     return ragged*cloud_noise(rng, side, 4) - np.hypot(right - peak[0], down - peak[1])
 
 # %% ../../nbs/parts/sample.ipynb #cdc1beed
-_BROWNS = {'Apple': ('#6b4220', '#8a5a2c', '#4a2d18'), 'Banana': ('#3b2414', '#241812', '#5a3a1c'),
-           'Strawberry': ('#5f3a26', '#3c1f18', '#8a5a3a'), 'Orange': ('#8a5420', '#6e4520', '#a86a2c')}
+_BROWNS = {'Apple': '#6b4220 #8a5a2c #4a2d18', 'Banana': '#3b2414 #241812 #5a3a1c',
+           'Strawberry': '#5f3a26 #3c1f18 #8a5a3a', 'Orange': '#8a5420 #6e4520 #a86a2c'}
 
 def _spots(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -> np.ndarray:
     "Many small sunken spots with darker rims"
     side, count = len(body.alpha), int(rng.integers(9, 40))
     centres, brown = rng.uniform(-0.95, 0.95, (count, 2)), _any_rgb(rng, _BROWNS[fruit])
-    field = cv2.GaussianBlur(_dots(side, centres, rng.gamma(3, 0.022, count) + 0.02), (0, 0), side/50)
+    field = cv2.GaussianBlur(_dots(side, centres, rng.gamma(3, 0.022, (count, 1)) + 0.02), (0, 0), side/50)
     spots = _region(field + 0.12*cloud_noise(rng, side, 10, octaves=2), body, share*0.7, 0.3)
     skin.colour = _mix(skin.colour, brown, spots * rng.uniform(0.75, 0.95))
     skin.bump, skin.gloss = skin.bump - 0.02*spots, skin.gloss * (1 - 0.7*spots)
@@ -336,8 +276,7 @@ def _browning(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float
 # %% ../../nbs/parts/sample.ipynb #8bb519d0
 def _mould(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -> np.ndarray:
     "A fuzzy patch: white at the rim, grey, green or blue in its middle"
-    side = len(body.alpha)
-    heart = _any_rgb(rng, ('#6f8f7a', '#7d8a78', '#8fa0a0', '#9aa07a', '#5f7f6a'))
+    side, heart = len(body.alpha), _any_rgb(rng, '#6f8f7a #7d8a78 #8fa0a0 #9aa07a #5f7f6a')
     field, fuzz = _patch(rng, body, 0.25), rng.standard_normal((side, side), dtype=np.float32)
     fuzz = cv2.GaussianBlur(fuzz, (0, 0), side/130) + 0.4*cloud_noise(rng, side, 16, octaves=2)
     field += 0.05*fuzz
@@ -347,42 +286,42 @@ def _mould(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -
     skin.bump, skin.gloss = skin.bump*(1 - patch) + patch*(0.03 + 0.02*fuzz), skin.gloss * (1 - patch)
     return patch
 
-def _wrinkles(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -> np.ndarray:
+def _wrinkles(rng: Generator, skin: _Skin, body: _Body, fruit: str, share: float) -> int:
     "Folds of a skin that has become too large; they are everywhere, so they mark no region"
-    side = len(body.alpha)
-    folds = np.abs(cloud_noise(rng, side, *((14, 7), (10, 10), (8, 13))[rng.integers(3)], octaves=2))
-    skin.bump = skin.bump + 0.06 * np.minimum(folds, 0.5)
-    skin.colour = skin.colour * (0.85 + 0.3*np.minimum(folds, 0.5))
-    return np.zeros((side, side), np.float32)
+    coarse = ((14, 7), (10, 10), (8, 13))[rng.integers(3)]
+    folds = np.minimum(np.abs(cloud_noise(rng, len(body.alpha), *coarse, octaves=2)), 0.5)
+    skin.bump, skin.colour = skin.bump + 0.06*folds, skin.colour * (0.85 + 0.3*folds)
+    return 0
 
 # %% ../../nbs/parts/sample.ipynb #42268bb4
-_DECAYS = {'Apple':      {_spots: 0.4, _browning: 0.6, _mould: 0.25, _wrinkles: 0.45},
-           'Banana':     {_spots: 0.5, _browning: 0.8, _mould: 0.08, _wrinkles: 0.25},
-           'Strawberry': {_spots: 0.2, _browning: 0.6, _mould: 0.55, _wrinkles: 0.45},
-           'Orange':     {_spots: 0.25, _browning: 0.4, _mould: 0.7, _wrinkles: 0.35}}
+_DECAYS = {_wrinkles: dict(Apple=0.45, Banana=0.25, Strawberry=0.45, Orange=0.35),
+           _spots:    dict(Apple=0.4, Banana=0.5, Strawberry=0.2, Orange=0.25),
+           _browning: dict(Apple=0.6, Banana=0.8, Strawberry=0.6, Orange=0.4),
+           _mould:    dict(Apple=0.25, Banana=0.08, Strawberry=0.55, Orange=0.7)}
 
 def _spoil(rng: Generator, skin: _Skin, body: _Body, fruit: str) -> np.ndarray:
     "Let a fruit rot, in random kinds and amounts"
-    chances = np.array(list(_DECAYS[fruit].values()))
-    happens = rng.random(4) < chances
-    if not happens[:3].any(): happens[rng.choice(3, p=chances[:3] / chances[:3].sum())] = True
+    wrinkled, *chances = [chance[fruit] for chance in _DECAYS.values()]
+    *happens, wrinkles = rng.random(4) < [*chances, wrinkled]
+    if not any(happens): happens[rng.choice(3, p=np.array(chances) / sum(chances))] = True
     grey = skin.colour.mean(0)
     skin.colour = (skin.colour + (grey - skin.colour) * rng.uniform(0, 0.4)) * rng.uniform(0.7, 1)
     skin.gloss = skin.gloss * rng.uniform(0.1, 0.8)
-    where, kinds = np.zeros_like(body.alpha), [kind for kind, yes in zip(_DECAYS[fruit], happens) if yes]
-    for kind in sorted(kinds, key=lambda kind: kind is not _wrinkles):
-        where = np.maximum(where, kind(rng, skin, body, fruit, rng.uniform(0.16, 0.75)))
+    where = np.zeros_like(body.alpha)
+    for decay, happening in zip(_DECAYS, (wrinkles, *happens)):
+        if happening: where = np.maximum(where, decay(rng, skin, body, fruit, rng.uniform(0.16, 0.75)))
     return where
 
 # %% ../../nbs/parts/sample.ipynb #87e731cb
-def _blemish(rng: Generator, skin: _Skin, body: _Body, fruit: str) -> np.ndarray:
+def _blemish(rng: Generator, skin: _Skin, body: _Body, fruit: str) -> int:
     "Add small marks to a fresh fruit, or none"
-    side, count = len(body.alpha), int(rng.integers(0, 14))
+    count = int(rng.integers(0, 14))
     if count and rng.random() < 0.6:
-        marks = _dots(side, rng.uniform(-0.8, 0.8, (count, 2)), rng.uniform(0.008, 0.03, (count, 2)))
-        skin.colour = _mix(skin.colour, _any_rgb(rng, _BROWNS[fruit]), marks * rng.uniform(0.3, 0.9))
+        centres, radii = rng.uniform(-0.8, 0.8, (count, 2)), rng.uniform(0.008, 0.03, (count, 2))
+        brown, marks = _any_rgb(rng, _BROWNS[fruit]), _dots(len(body.alpha), centres, radii)
+        skin.colour = _mix(skin.colour, brown, marks * rng.uniform(0.3, 0.9))
     skin.colour = skin.colour * rng.uniform(0.83, 1.06)
-    return np.zeros_like(body.alpha)
+    return 0
 
 # %% ../../nbs/parts/sample.ipynb #9394eca6
 @dataclass
@@ -392,37 +331,31 @@ class _Sprite:
     alpha: np.ndarray # `(side, side)`
     decay: np.ndarray # `(side, side)`, 1 where spoiled
 
-    def cover(self, alpha: np.ndarray, colour: np.ndarray, decay: np.ndarray | int=0) -> None:
+    def cover(self, alpha: np.ndarray, colour: np.ndarray, decay: np.ndarray | int=0):
         "Lay something over what is painted so far"
         self.colour = _mix(self.colour, colour, alpha)
         self.decay = self.decay * (1 - alpha) + decay * alpha
         self.alpha = np.maximum(self.alpha, alpha)
 
+def _finish(rngs: list, body: _Body, skin: _Skin, fruit: str, rotten: bool, light: np.ndarray) -> _Sprite:
+    "Age a skin, light it and cut it out"
+    decay = (_spoil if rotten else _blemish)(rngs[1], skin, body, fruit)
+    return _Sprite(_shade(body, skin, light), body.alpha, decay * body.alpha)
+
 # %% ../../nbs/parts/sample.ipynb #e8c46e33
-def _stroke(
-    start: tuple, # first point, board units
-    end: tuple, # last point
-    bow: float, # how far the middle bends aside
-    widths: tuple, # half widths at start, middle and end
-) -> np.ndarray: # `(24, 2)` corners
-    "The outline of a bent stroke: a stem with one set of widths, a leaf with another"
+def _stroke(start: tuple, end: tuple, bow: float, widths: tuple[float, float, float]) -> np.ndarray:
+    "`(24, 2)` corners of a stroke with half widths at start, middle and end; `bow` bends its middle aside"
     start, end, step = np.array(start), np.array(end), np.linspace(0, 1, 12)[:, None]
     aside = np.array([start[1] - end[1], end[0] - start[0]])
     spine = start + (end - start)*step + aside * bow * 4*step*(1 - step)
     first, most, last = widths
     shape = first, 0.35*most + 0.65*first, most, 0.6*most + 0.4*last, last
-    width = np.interp(step, (0, 0.1, 0.45, 0.8, 1), shape)
-    offset = aside / np.linalg.norm(aside) * width
+    offset = aside / np.linalg.norm(aside) * np.interp(step, (0, 0.1, 0.45, 0.8, 1), shape)
     return np.concatenate([spine + offset, (spine - offset)[::-1]])
 
 # %% ../../nbs/parts/sample.ipynb #f7cb8347
-def _add_leaves(
-    sprite: _Sprite, # painted over
-    leaves: list, # start, end, bow and half width of each
-    green: str, # colour
-    lit: float, # brightness
-) -> None:
-    "Lay on leaves, each with a darker half and a pale rib"
+def _add_leaves(sprite: _Sprite, leaves: list, green: str, lit: float):
+    "Lay on leaves (start, end, bow, half width), each with a darker half and a pale rib"
     side, colour = len(sprite.alpha), _rgb(green) * lit
     whole = [_stroke(start, end, bow, (0.01, width, 0.002)) for start, end, bow, width in leaves]
     ribs = [_stroke(start, end, bow, (0.01, 0.008, 0.002)) for start, end, bow, _ in leaves]
@@ -431,37 +364,31 @@ def _add_leaves(
     sprite.cover(_polygons(side, halves) * 0.5, colour * 0.6)
     sprite.cover(_polygons(side, ribs) * 0.6, colour * 1.5)
 
-# %% ../../nbs/parts/sample.ipynb #90434915
-def _finish(rngs: list, body: _Body, skin: _Skin, fruit: str, rotten: bool, light: np.ndarray) -> _Sprite:
-    "Age a skin, light it and cut it out: a sprite"
-    decay = (_spoil if rotten else _blemish)(rngs[1], skin, body, fruit)
-    return _Sprite(_shade(body, skin, light), body.alpha, decay * body.alpha)
-
 # %% ../../nbs/parts/sample.ipynb #af8e2d0c
 def _paint_apple(rngs: list, side: int, rotten: bool, light: np.ndarray) -> _Sprite:
     "An apple with its stem, sometimes with a leaf"
     rng, collapse = rngs[0], rotten * rngs[1].uniform(0.02, 0.1)
     top = float(rng.choice((0.12, 0.2, 0.35, 0.7)))
-    body = _round_body(_outline(rng, 'Apple', collapse), side)
+    body = _round_body(rng, 'Apple', side, collapse)
     sprite = _finish(rngs, body, _apple_skin(rng, body, top), 'Apple', rotten, light)
-    foot, tip = (0, top - 0.93), (rng.uniform(-0.25, 0.25), top - rng.uniform(1.2, 1.35))
+    tip = rng.uniform(-0.25, 0.25), top - rng.uniform(1.2, 1.35)
     if rng.random() < 0.35:
-        end = (rng.choice((-1, 1)) * rng.uniform(0.55, 0.8), max(top - rng.uniform(0.95, 1.2), -1.05))
+        end = rng.choice((-1, 1)) * rng.uniform(0.55, 0.8), max(top - rng.uniform(0.95, 1.2), -1.05)
         leaf = (0, top - 1.05), end, rng.uniform(-0.2, 0.2), 0.16
         _add_leaves(sprite, [leaf], '#4f8a2c', rng.uniform(0.7, 1))
     if rng.random() < 0.9:
-        stem = _stroke(foot, tip, rng.uniform(-0.15, 0.15), (0.03, 0.035, 0.05))
+        stem = _stroke((0, top - 0.93), tip, rng.uniform(-0.15, 0.15), (0.03, 0.035, 0.05))
         sprite.cover(_polygons(side, [stem]), _rgb('#5a3f22'))
     return sprite
 
 def _paint_orange(rngs: list, side: int, rotten: bool, light: np.ndarray) -> _Sprite:
     "An orange, whole or cut, sometimes with a leaf"
     rng, collapse = rngs[0], rotten * rngs[1].uniform(0.02, 0.08)
-    body = _round_body(_outline(rng, 'Orange', collapse), side)
+    body = _round_body(rng, 'Orange', side, collapse)
     skin = (_orange_half if rng.random() < 0.15 else _orange_skin)(rng, body)
     sprite = _finish(rngs, body, skin, 'Orange', rotten, light)
     if rng.random() < 0.25:
-        end = (rng.choice((-1, 1)) * rng.uniform(0.6, 0.9), -rng.uniform(0.9, 1.05))
+        end = rng.choice((-1, 1)) * rng.uniform(0.6, 0.9), -rng.uniform(0.9, 1.05)
         leaf = (0, -0.9), end, rng.uniform(-0.15, 0.15), 0.17
         _add_leaves(sprite, [leaf], '#3f7a2c', rng.uniform(0.7, 1))
     return sprite
@@ -470,12 +397,12 @@ def _paint_orange(rngs: list, side: int, rotten: bool, light: np.ndarray) -> _Sp
 def _paint_strawberry(rngs: list, side: int, rotten: bool, light: np.ndarray) -> _Sprite:
     "A strawberry under its calyx"
     rng, collapse = rngs[0], rotten * rngs[1].uniform(0.02, 0.1)
-    body = _round_body(_outline(rng, 'Strawberry', collapse), side)
+    body = _round_body(rng, 'Strawberry', side, collapse)
     sprite = _finish(rngs, body, _strawberry_skin(rng, body), 'Strawberry', rotten, light)
     turns = np.linspace(-1.9, 1.9, rng.integers(5, 9)) + rng.normal(0, 0.12)
     reach = rng.uniform(0.45, 0.7, len(turns))
     tips = np.stack([np.sin(turns)*reach, -0.72 - np.cos(turns)*reach*0.6 + 0.18*np.abs(turns)], -1)
-    green = ('#5f9a35', '#4a8430', '#7aa048')[rng.integers(3)]
+    green = rng.choice(('#5f9a35', '#4a8430', '#7aa048'))
     leaves = [((0, -0.74), tip, rng.uniform(-0.2, 0.2), 0.11) for tip in tips]
     _add_leaves(sprite, leaves, green, rng.uniform(0.75, 1.05))
     stalk = _stroke((0, -0.74), (rng.uniform(-0.2, 0.2), -1.15), 0.1, (0.04, 0.03, 0.035))
@@ -485,59 +412,56 @@ def _paint_strawberry(rngs: list, side: int, rotten: bool, light: np.ndarray) ->
 # %% ../../nbs/parts/sample.ipynb #8d2880c8
 def _paint_bananas(rngs: list, side: int, rotten: bool, light: np.ndarray) -> _Sprite:
     "One banana, or a hand of up to four that hang from one crown"
-    rng, ripe = rngs[0], int(rngs[0].integers(len(_BANANAS)))
-    fingers = rng.choice((1, 2, 3, 4), p=(0.45, 0.2, 0.2, 0.15))
+    rng = rngs[0]
+    colours, fingers = rng.choice(_BANANAS), rng.choice((1, 2, 3, 4), p=(0.45, 0.2, 0.2, 0.15))
     sprite = _Sprite(np.zeros((3, side, side), np.float32), *np.zeros((2, side, side), np.float32))
     for fan in (np.arange(fingers) - (fingers - 1)/2) * rng.uniform(0.2, 0.3):
         body = _bent_body(rng, side, fan, rotten * rngs[1].uniform(0.02, 0.08))
-        one = _finish(rngs, body, _banana_skin(rng, body, ripe), 'Banana', rotten, light)
+        one = _finish(rngs, body, _banana_skin(rng, body, colours), 'Banana', rotten, light)
         sprite.cover(one.alpha, one.colour, one.decay)
-    crown = _dots(side, np.array([(0.84, -0.3)]), np.array([(0.09, 0.13)]))
+    crown = _dots(side, np.array([(0.84, -0.3)]), (0.09, 0.13))
     if fingers > 1: sprite.cover(crown, _rgb('#6a5426') * 0.9)
     return sprite
 
 _PAINTERS = dict(zip(DRAWN_FRUITS, (_paint_apple, _paint_bananas, _paint_strawberry, _paint_orange)))
 
 # %% ../../nbs/parts/sample.ipynb #7a7c6170
-_WALLS = ('white', 'white', '#f4f1ea', '#dcdcdc', '#23262b', '#101012', '#7f95a8', '#b9a58c', '#8a9a7b',
-          '#c9b7c4', '#4a3a34')
-_WOODS = ('#a8794a', '#c9a06a', '#6b4a2f', '#8d8378', '#d8bd94')
-_CLOTHS = ('#c7b79a', '#b04a45', '#4f6f9a', '#e6e2da', '#5f7a5c', '#3a3a44')
-
 def _plain(rng: Generator, size: int) -> np.ndarray:
     "Paper, evenly or unevenly lit"
     slope, place = rng.uniform(-0.18, 0.18, 2) * (rng.random() < 0.7), np.linspace(-1, 1, size)
     fall = 1 + slope[0]*place[:, None] + slope[1]*place - 0.06*(place[:, None]**2 + place**2)
-    return _any_rgb(rng, _WALLS) * fall.astype(np.float32)
+    tone = _any_rgb(rng, '''white white #f4f1ea #dcdcdc #23262b #101012 #7f95a8 #b9a58c #8a9a7b #c9b7c4
+        #4a3a34''')
+    return tone * fall.astype(np.float32)
 
 def _wood(rng: Generator, size: int) -> np.ndarray:
     "Planks with grain"
-    tone, planks = _any_rgb(rng, _WOODS), int(rng.integers(3, 7))
+    tone = _any_rgb(rng, '#a8794a #c9a06a #6b4a2f #8d8378 #d8bd94')
+    planks = int(rng.integers(3, 7))
     place = np.linspace(0, planks, size, endpoint=False)
     gaps = 0.55*np.exp(-((place % 1) * size/planks / 1.6)**2)
     shade = rng.uniform(0.82, 1.1, planks)[place.astype(int)] * (1 - gaps)
     picture = tone * (shade.astype(np.float32)[:, None] * (1 + 0.14*cloud_noise(rng, size, 3, 60, 2)))
     return picture if rng.random() < 0.5 else picture.transpose(0, 2, 1)
 
-# %% ../../nbs/parts/sample.ipynb #a2771875
+# %% ../../nbs/parts/sample.ipynb #8982efd8
 def _cloth(rng: Generator, size: int) -> np.ndarray:
     "Woven, sometimes checked, with soft folds"
-    tone, checks, place = _any_rgb(rng, _CLOTHS), rng.uniform(3, 9), np.linspace(0, 1, size)
+    tone = _any_rgb(rng, '#c7b79a #b04a45 #4f6f9a #e6e2da #5f7a5c #3a3a44')
+    checks, place = rng.uniform(3, 9), np.linspace(0, 1, size)
     threads = 0.04*np.sin(place*size*1.9) + 0.16*(np.sin(place*checks*2*np.pi) > 0) * (rng.random() < 0.5)
     threads = threads.astype(np.float32)
     return tone * (0.88 + threads[:, None] + threads + 0.1*cloud_noise(rng, size, 3, octaves=2))
 
 def _stone(rng: Generator, size: int) -> np.ndarray:
     "A mottled slab"
-    tone = _any_rgb(rng, ('#b9b6b0', '#6f7276', '#d9d3c8', '#8f8172'))
-    return tone * (1 + 0.12*cloud_noise(rng, size, 4, octaves=5))
+    return _any_rgb(rng, '#b9b6b0 #6f7276 #d9d3c8 #8f8172') * (1 + 0.12*cloud_noise(rng, size, 4, octaves=5))
 
-# %% ../../nbs/parts/sample.ipynb #8982efd8
 def _table(rng: Generator, size: int) -> np.ndarray:
     "A table before a wall out of focus"
-    surface, wall = GROUNDS[rng.integers(4)](rng, size), _plain(rng, size)
+    surface, wall = GROUNDS[rng.integers(4)](rng, size), _plain(rng, size) * 0.8
     edge = np.clip((np.linspace(0, 1, size, dtype=np.float32) - rng.uniform(0.15, 0.4)) * size/3, 0, 1)
-    return wall*0.8 + (surface - wall*0.8) * edge[:, None]
+    return _mix(wall, surface, edge[:, None])
 
 GROUNDS = (_plain, _wood, _cloth, _stone, _table)
 
@@ -545,67 +469,63 @@ GROUNDS = (_plain, _wood, _cloth, _stone, _table)
 def draw_background(rng: Generator, size: int) -> np.ndarray: # `(3, size, size)` float32
     "A background, sometimes with a plate"
     picture = GROUNDS[rng.choice(5, p=(0.36, 0.18, 0.16, 0.12, 0.18))](rng, size)
-    if rng.random() < 0.12:
-        far = cv2.resize(_board(256)[2], (size, size)) / rng.uniform(1, 1.25)
-        rim = 0.12*np.exp(-((far - 0.72)/0.03)**2)
-        tone = _any_rgb(rng, ('#f2f0ec', '#e9e2d2', '#cfd8df')) * (0.95 - rim)
-        picture = _mix(picture, tone, np.clip((1 - far)*size/2, 0, 1))
-    return picture
+    if rng.random() >= 0.12: return picture
+    far = cv2.resize(_board(256)[2], (size, size)) / rng.uniform(1, 1.25)
+    rim = 0.12*np.exp(-((far - 0.72)/0.03)**2)
+    tone = _any_rgb(rng, '#f2f0ec #e9e2d2 #cfd8df') * (0.95 - rim)
+    return _mix(picture, tone, np.clip((1 - far)*size/2, 0, 1))
 
 # %% ../../nbs/parts/sample.ipynb #e267f359
 def _put(
     picture: np.ndarray, # `(3, size, size)` scene so far, changed
     decay: np.ndarray, # `(size, size)` truth so far, changed
     sprite: _Sprite, # what to put in
-    centre: tuple, # across and down, pixels
+    centre: np.ndarray, # right and down, pixels
     radius: float, # of the fruit, pixels
     turn: float, # clockwise, radians
     light: np.ndarray, # `(3,)` direction to the light
-) -> None:
+):
     "Put a fruit and its shadow into a scene"
     size, side = picture.shape[-1], len(sprite.alpha)
     cos, sin, middle = np.cos(turn) * 2.6*radius/side, np.sin(turn) * 2.6*radius/side, (side - 1) / 2
     move = np.array([[cos, -sin, centre[0] - (cos - sin)*middle], [sin, cos, centre[1] - (sin + cos)*middle]])
     planes = (*sprite.colour * sprite.alpha, sprite.alpha, sprite.decay * sprite.alpha)
     *colour, alpha, spoiled = [cv2.warpAffine(plane, move, (size, size)) for plane in planes]
-    away = -light[:2] * radius * 0.09
     small = cv2.resize(alpha, (size//4, size//4), interpolation=cv2.INTER_AREA)
-    small = cv2.warpAffine(small, np.array([[1, 0, away[0]], [0, 1, away[1]]]), small.shape)
+    away = np.column_stack([np.eye(2), -light[:2] * radius * 0.09])
+    small = cv2.warpAffine(small, away, small.shape)
     picture *= 1 - 0.55*cv2.resize(cv2.GaussianBlur(small, (0, 0), radius/28), (size, size))
     picture += np.stack(colour) - picture*alpha
     decay += spoiled - decay*alpha
 
 # %% ../../nbs/parts/sample.ipynb #1684aaff
-# shares of the frame, by the number of fruits
-_PLACES = {1: [(.5, .52)], 2: [(.31, .48), (.68, .56)], 3: [(.29, .36), (.7, .4), (.48, .7)]}
-_RADII = {1: (.28, .43), 2: (.19, .26), 3: (.16, .22)}
-_LONG = {'Banana': 1.25} # fills less of its board than a round fruit
+_PLACES = { # by the number of fruits: centres and range of the radius, shares of the frame
+    1: ([(.5, .52)], (.28, .43)),
+    2: ([(.31, .48), (.68, .56)], (.19, .26)),
+    3: ([(.29, .36), (.7, .4), (.48, .7)], (.16, .22))}
 
-def _places(rng: Generator, size: int) -> list: # of (centre, radius, turn)
-    "One, two or three places for fruit"
-    count = int(rng.choice((1, 2, 3), p=(0.66, 0.2, 0.14)))
-    radius, any_way, mirror = rng.uniform(*_RADII[count]) * size, rng.random() < 0.35, rng.random() < 0.5
-    places = [(1 - right if mirror else right, down) for right, down in _PLACES[count]]
-    return [(np.array(place)*size + rng.normal(0, 0.035, 2)*size, radius * rng.uniform(0.9, 1.1),
-             rng.uniform(-np.pi, np.pi) if any_way else rng.normal(0, 0.4)) for place in places]
+def _places(rng: Generator, size: int) -> list[tuple]:
+    "Centre, radius and rotation of one, two or three fruits"
+    centres, radii = _PLACES[rng.choice((1, 2, 3), p=(0.66, 0.2, 0.14))]
+    radius, any_way, mirror = rng.uniform(*radii) * size, rng.random() < 0.35, rng.random() < 0.5
+    centres = [(1 - right if mirror else right, down) for right, down in centres]
+    return [(np.array(centre)*size + rng.normal(0, 0.035, 2)*size, radius * rng.uniform(0.9, 1.1),
+             rng.uniform(-np.pi, np.pi) if any_way else rng.normal(0, 0.4)) for centre in centres]
 
 # %% ../../nbs/parts/sample.ipynb #71fb05cf
-def _light(rng: Generator) -> np.ndarray: # `(3,)` of length 1: right, down, to the viewer
-    "The direction to the light: in front of the fruit, from any side, more often from above"
+def _light(rng: Generator) -> np.ndarray:
+    "The direction to the light, of length 1: in front of the fruit, from any side, more often from above"
     around = rng.uniform(0, 2*np.pi)
     light = np.array([0.62*np.cos(around), 0.62*np.sin(around) - 0.2, 0.75])
     return light / np.linalg.norm(light)
 
-def _expose(
-    rng: Generator, # random numbers
-    picture: np.ndarray, # `(3, size, size)` float32
-) -> Image.Image:
+def _expose(rng: Generator, picture: np.ndarray) -> Image.Image:
     "Take the photo: tint of the light, exposure, focus, noise of the sensor"
     tint = 1 + rng.normal(0, 0.035, 3) + rng.normal(0, 0.08)
     noise = rng.standard_normal(picture.shape[1:], dtype=np.float32) * rng.uniform(0.003, 0.02)
     blur, picture = rng.uniform(0.3, 0.9) * len(noise)/256, picture * tint.astype(np.float32).reshape(3, 1, 1)
-    picture = [cv2.GaussianBlur(plane, (0, 0), blur) + noise for plane in picture]
-    return Image.fromarray(_picture(np.stack(picture)))
+    planes = [cv2.GaussianBlur(plane, (0, 0), blur) + noise for plane in picture]
+    return Image.fromarray(_picture(np.stack(planes)))
 
 # %% ../../nbs/parts/sample.ipynb #063532d4
 def draw_photo(
@@ -621,7 +541,8 @@ def draw_photo(
     scene, camera, *rngs = np.random.default_rng(seed).spawn(4)
     picture, decay, light = draw_background(scene, size), np.zeros((size, size), np.float32), _light(scene)
     for centre, radius, turn in _places(scene, size):
-        cos, sin, radius = np.cos(turn), np.sin(turn), radius * _LONG.get(fruit, 1)
+        if fruit == 'Banana': radius *= 1.25 # it fills less of its board than a round fruit
+        cos, sin = np.cos(turn), np.sin(turn)
         seen = np.array([cos*light[0] + sin*light[1], cos*light[1] - sin*light[0], light[2]])
         sprite = _PAINTERS[fruit](rngs, max(32, round(2.6*radius / 16) * 16), freshness == 'Rotten', seen)
         _put(picture, decay, sprite, centre, radius, turn, light)
@@ -632,12 +553,11 @@ COPY_KINDS = ('rotated', 'flipped', 'mirrored', 'noised', 'shifted', 'recompress
 
 def _move(photo: Image.Image, matrix: np.ndarray, rng: Generator) -> Image.Image:
     "Move a photo; what comes into view is black, white or the stretched border"
-    pixels, fill = np.array(photo), int(rng.integers(3))
+    fill = int(rng.integers(3))
     border = cv2.BORDER_REPLICATE if fill == 2 else cv2.BORDER_CONSTANT
-    moved = cv2.warpAffine(pixels, matrix, photo.size, borderMode=border, borderValue=(255*fill,)*3)
+    moved = cv2.warpAffine(np.array(photo), matrix, photo.size, borderMode=border, borderValue=(255*fill,)*3)
     return Image.fromarray(moved)
 
-# %% ../../nbs/parts/sample.ipynb #f2c06cdc
 def _noised(photo: Image.Image, rng: Generator) -> Image.Image:
     "Salt and pepper, or the grain of a bad sensor"
     pixels, speck = np.array(photo), rng.random(photo.size[::-1])
@@ -656,10 +576,9 @@ def _recompressed(photo: Image.Image, rng: Generator) -> Image.Image:
 
 def _cropped(photo: Image.Image, rng: Generator) -> Image.Image:
     "A part of 70 to 90 % of each side, blown up to the old size"
-    width, height = photo.size
-    share, right, down = rng.uniform(0.7, 0.9), *rng.random(2)
-    left, top = right * (1 - share) * width, down * (1 - share) * height
-    return photo.resize(photo.size, Image.BICUBIC, (left, top, left + share*width, top + share*height))
+    share, corner = rng.uniform(0.7, 0.9), rng.random(2)
+    first = corner * (1 - share) * photo.size
+    return photo.resize(photo.size, Image.BICUBIC, (*first, *(first + share*np.array(photo.size))))
 
 # %% ../../nbs/parts/sample.ipynb #c95dd342
 def copy_photo(
@@ -669,13 +588,13 @@ def copy_photo(
 ) -> Image.Image: # RGB, of the same size
     "A copy of a photo, as found in public collections"
     rng, (width, height) = np.random.default_rng(seed), photo.size
-    middle, degrees = ((width - 1) / 2, (height - 1) / 2), float(rng.uniform(10, 350))
-    away = rng.choice((-1, 1), 2) * rng.uniform(0.06, 0.2, 2) * photo.size
-    kinds = {'rotated': lambda: _move(photo, cv2.getRotationMatrix2D(middle, degrees, 1), rng),
+    rotation = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), rng.uniform(10, 350), 1)
+    shift = np.column_stack([np.eye(2), rng.choice((-1, 1), 2) * rng.uniform(0.06, 0.2, 2) * photo.size])
+    kinds = {'rotated': lambda: _move(photo, rotation, rng),
              'flipped': lambda: ImageOps.flip(photo),
              'mirrored': lambda: ImageOps.mirror(photo),
              'noised': lambda: _noised(photo, rng),
-             'shifted': lambda: _move(photo, np.array([[1, 0, away[0]], [0, 1, away[1]]]), rng),
+             'shifted': lambda: _move(photo, shift, rng),
              'recompressed': lambda: _recompressed(photo, rng),
              'cropped': lambda: _cropped(photo, rng),
              'brightened': lambda: ImageEnhance.Brightness(photo).enhance(rng.choice((0.7, 0.8, 1.2, 1.35)))}
@@ -683,8 +602,7 @@ def copy_photo(
     return kinds[kind]()
 
 # %% ../../nbs/parts/sample.ipynb #a4e25ce7
-@dataclass
-class _Planned:
+class _Planned(NamedTuple):
     "One photo of the drawn sample: what it shows and where it comes from"
     path: str # below the folder of the sample, as `Apple/Fresh/1f03c5d2.jpg`
     group: str # photos of one group show one and the same picture
@@ -694,29 +612,26 @@ class _Planned:
 _PREFIXES = dict(rotated='rotated_by_', flipped='vertical_flip_', noised='saltandpepper_',
                  shifted='translation_')
 
-def _hash(*parts: object) -> str: # 8 hexadecimal digits
-    "A short name without meaning"
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
-
 # %% ../../nbs/parts/sample.ipynb #b4971706
 def _plan(count: int, copies: float, seed: int, telling_names: bool) -> list[_Planned]:
     "The photos of a sample, in order"
     photos, originals = [], [[] for _ in range(8)]
     for index in range(count):
-        label, turn = index % 8, index // 8
-        folder, name = f"{DRAWN_FRUITS[label // 2]}/{FRESHNESS[label % 2]}", _hash(seed, label, turn)
+        turn, label = divmod(index, 8)
         rng = np.random.default_rng([seed, label, turn])
-        group, kind, own = name, 'original', int(rng.integers(2**31))
+        group = name = hashlib.sha256(repr((seed, label, turn)).encode()).hexdigest()[:8]
+        kind, own = 'original', int(rng.integers(2**31))
         if int((turn + 1) * copies) > int(turn * copies):
-            group, kind = originals[label][rng.integers(len(originals[label]))], str(rng.choice(COPY_KINDS))
+            group, kind = str(rng.choice(originals[label])), str(rng.choice(COPY_KINDS))
             if telling_names: name = f"{_PREFIXES.get(kind, kind + '_')}{own % 90}_{group}"
         else: originals[label].append(name)
-        photos.append(_Planned(f"{folder}/{name}.jpg", group, kind, own))
+        path = f"{DRAWN_FRUITS[label // 2]}/{FRESHNESS[label % 2]}/{name}.jpg"
+        photos.append(_Planned(path, group, kind, own))
     return photos
 
 # %% ../../nbs/parts/sample.ipynb #043ad855
-def _write_photos(folder: Path, photos: list[_Planned], size: int) -> None:
-    "Draw the planned photos; copies are made from the files of their originals"
+def _write_photos(folder: Path, photos: list[_Planned], size: int):
+    "Draw the planned photos, copies from the files of their originals, and list their groups"
     for photo in progress_bar(photos, note='drawing the sample', unit='photo'):
         path = folder / photo.path
         fruit, freshness = path.parts[-3:-1]
@@ -724,12 +639,8 @@ def _write_photos(folder: Path, photos: list[_Planned], size: int) -> None:
         else: image = copy_photo(Image.open(path.with_name(f'{photo.group}.jpg')), photo.kind, photo.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=90)
-
-def _write_groups(folder: Path, photos: list[_Planned]) -> None:
-    "Write `source_groups.csv`: one row for every photo"
-    rows = [(photo.path, photo.group, photo.kind) for photo in photos]
     with (folder/'source_groups.csv').open('w', newline='', encoding='utf-8') as table:
-        csv.writer(table).writerows([('path', 'group', 'kind'), *rows])
+        csv.writer(table).writerows([('path', 'group', 'kind'), *(photo[:3] for photo in photos)])
 
 def read_groups(
     folder: str | Path, # of a drawn sample
@@ -770,8 +681,6 @@ def draw_sample(
     if _is_drawn(folder, wanted): return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'sample.json').write_text(json.dumps({**wanted, 'finished': False}))
-    photos = _plan(count, copies, seed, telling_names)
-    _write_photos(folder, photos, size)
-    _write_groups(folder, photos)
+    _write_photos(folder, _plan(count, copies, seed, telling_names), size)
     (folder/'sample.json').write_text(json.dumps({**wanted, 'finished': True}))
     return folder
