@@ -47,10 +47,6 @@ class Logits(NamedTuple):
     fruit: Tensor # `(N, fruits) float`
     freshness: Tensor # `(N, 2) float`
 
-def _shared_mlp(features: int) -> nn.Module: # `(N, features)` -> `(N, 512)`
-    "The layers that both tasks share"
-    return nn.Sequential(nn.Linear(features, 512), nn.BatchNorm1d(512), nn.SiLU(), nn.Dropout(.3))
-
 def _head(classes: int) -> nn.Module: # `(N, 512)` -> `(N, classes)`
     "One task's own layers"
     return nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
@@ -68,7 +64,7 @@ class FruitNet(nn.Module):
         self.config, self.backbone = config, backbone
         size = config.normalisation.size
         with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
-        self.shared = _shared_mlp(width)
+        self.shared = nn.Sequential(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.SiLU(), nn.Dropout(.3))
         self.fruit_head, self.freshness_head = _head(len(config.fruits)), _head(len(config.freshness))
         self.register_buffer('novelty_basis', torch.zeros(width, 1))
         self.register_buffer('novelty_centres', torch.zeros(1, 1))

@@ -333,14 +333,6 @@ def all_sums(self: Trainer) -> list[float]: # as `Progress.sums`
     sums = torch.tensor(self.state.sums, device=self.accelerator.device)
     return self.accelerator.reduce(sums, reduction='sum').tolist()
 
-def _history_row(state: Progress, train: dict, photos: float, valid: Sequence[float], lr: float) -> dict:
-    "A row of `history.csv`: losses (nats) and accuracies, speed, and the training losses as weighted"
-    row = {f'train_{name}': train[name] for name in _METRICS}
-    row |= {f'valid_{name}': value for name, value in zip(_METRICS, valid)}
-    row |= dict(seconds=state.seconds, photos_per_second=photos / state.seconds)
-    row |= {f'train_{name}': train[name] for name in ('fruit_weighted', 'freshness_weighted')}
-    return dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in row.items()}, lr=lr)
-
 def _epoch_line(row: dict, epochs: int) -> str: # for the terminal
     reached = ', '.join(f"{task} {row[f'valid_{task}_accuracy']:.3f} (loss {row[f'valid_{task}_loss']:.3f})"
                         for task in ('fruit', 'freshness'))
@@ -354,7 +346,12 @@ def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
     state, sums, valid = self.state, dict(zip(_SUMS, self.all_sums())), self.validate()
     if not np.isfinite(valid).all(): raise _diverged(self.config, f'epoch {state.epoch + 1}, validation')
     train = {name: total / sums['photos'] for name, total in sums.items()}
-    row = _history_row(state, train, sums['photos'], valid, self.schedule.get_last_lr()[0])
+    numbers = {f'train_{name}': train[name] for name in _METRICS}
+    numbers |= {f'valid_{name}': value for name, value in zip(_METRICS, valid)}
+    numbers |= dict(seconds=state.seconds, photos_per_second=sums['photos'] / state.seconds)
+    numbers |= {f'train_{name}': train[name] for name in ('fruit_weighted', 'freshness_weighted')}
+    row = dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in numbers.items()},
+               lr=self.schedule.get_last_lr()[0])
     state.history.append(row)
     weights = self.config.task_weights if self.config.balance == 'fixed' else (1, 1)
     loss = weights[0] * valid[0] + weights[1] * valid[2]
@@ -372,16 +369,13 @@ def read_history(
     return [{**{name: float(row[name]) for name in row}, 'epoch': int(row['epoch'])} for row in rows]
 
 # %% ../nbs/03_train.ipynb #dc9cf11b
-def _patient_until(config: TrainConfig) -> float: # epochs; 0 if patience counts from the first one on
-    "When the last stage learns and the learning rate has reached its highest"
-    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # OneCycleLR rises for 30 %
-    return max(0, *config.unfreeze, rising.get(config.schedule, 0))
-
 @patch
 def is_finished(self: Trainer) -> bool:
     "Whether all epochs are done, or as many without a better one as the recipe has patience for"
-    waiting = self.state.epoch - max(self.state.best_epoch, _patient_until(self.config))
-    return self.state.epoch >= self.config.epochs or waiting >= self.config.patience
+    config, state = self.config, self.state
+    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # OneCycleLR rises for 30 %
+    settled = max(0, *config.unfreeze, rising.get(config.schedule, 0)) # epoch from which on patience counts
+    return state.epoch >= config.epochs or state.epoch - max(state.best_epoch, settled) >= config.patience
 
 # %% ../nbs/03_train.ipynb #d435f1a4
 def _sync(path: Path) -> None:
@@ -725,4 +719,4 @@ def fruit_train(
     folder = Path(out or _new_run())
     return _try_rates(config, data, folder) if find_lr else train_photos(config, data, folder, resume)
 
-fruit_train.__delwrap__ = TrainConfig # type: ignore[attr-defined] # whose comments are the help of its options
+fruit_train.__delwrap__ = TrainConfig # type: ignore[attr-defined] # its comments are the help of the options
