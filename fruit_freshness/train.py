@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
+
+# %% auto #0
+__all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trainer', 'read_history', 'show_lr_find',
+           'show_history', 'diagnose', 'train_photos', 'fruit_train']
+
+# %% ../nbs/03_train.ipynb #4ef80a58
 from .parts.core import (DataError, FRESHNESS, atomic_write, command, content_hash,
                                         heard_stop, progress_bar)
 from .parts.sample import draw_sample
@@ -27,16 +33,13 @@ from .data import (PhotoDataset, PhotoStore, check_photos, download_photos, find
                                   show_counts, train_transforms, valid_transforms)
 from .split import (Split, audit_split, group_photos, label_conflicts, load_split, save_split,
                                    show_split, split_photos)
-from .model import (FruitNet, LossBalance, ModelError, backbone_stages, class_weights,
-                                   count_parameters, create_model, fast_dtype, freeze_backbone, load_model,
-                                   multitask_loss, save_model, speed_up)
-from .parts.evaluate import (at_temperatures, calibrate, crossfit, evaluation_figures,
-                                            given_answers, make_loader, metrics_table, processes, report,
+from .parts.backbones import (ModelError, backbone_stages, count_parameters, freeze_backbone,
+                                             speed_up)
+from .model import (FruitNet, LossBalance, class_weights, create_model, fast_dtype, load_model,
+                                   multitask_loss, save_model)
+from .parts.evaluate import (as_calibrated, calibrate, crossfit, evaluation_figures,
+                                            make_loader, metrics_table, plain_axes, processes, report,
                                             save_figures, say, score_photos)
-
-# %% auto #0
-__all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trainer', 'read_history', 'show_lr_find',
-           'show_history', 'diagnose', 'train_photos', 'fruit_train']
 
 # %% ../nbs/03_train.ipynb #121a13d2
 @dataclass
@@ -100,33 +103,23 @@ def parameter_groups(
 
 # %% ../nbs/03_train.ipynb #ddbfbadf
 class _EpochSampler(Sampler):
-    "A new order of the photos each epoch, the same for the same seed"
-    def __init__(self,
-        count: int, # how many photos
-        seed: int, # of the run
-    ): self.count, self.seed, self.epoch = count, seed, 0
+    "A new order of `count` photos each epoch, the same for the same seed"
+    def __init__(self, count: int, seed: int): self.count, self.seed, self.epoch = count, seed, 0
     def __len__(self): return self.count
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         return iter(torch.randperm(self.count, generator=generator).tolist())
 
-# %% ../nbs/03_train.ipynb #4f8ca954
 _SMALLEST_BATCH = 16 # errors with BatchNorm: 23.7 % with 16, 24.8 % with 8 (Wu and He 2018, arXiv 1803.08494)
 
-def _batch_per_process(
-    batch_size: int, # photos a step that the recipe asks for
-    count: int, # processes that share them
-) -> int: # photos a step in each process
-    "An equal share of the batch, but enough for BatchNorm"
+def _batch_per_process(batch_size: int, processes: int) -> int:
+    "An equal share of the photos of a step, but enough for BatchNorm"
     if batch_size < 2:
         raise DataError(f"--batch-size {batch_size}: BatchNorm needs several photos; give 2 or more")
-    return max(batch_size // count, min(batch_size, _SMALLEST_BATCH))
+    return max(batch_size // processes, min(batch_size, _SMALLEST_BATCH))
 
-# %% ../nbs/03_train.ipynb #42b648b1
-def _make_accelerator(
-    gradual: bool=False, # some parameters have no gradient at first
-) -> Accelerator: # one state a process, however often it is asked for
-    "The device, its processes, and the number format"
+def _make_accelerator(gradual: bool=False) -> Accelerator:
+    "The device, its processes, and the number format; `gradual`: some parameters have no gradient at first"
     precision = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}.get(fast_dtype(processes().device), 'no')
     loading = DataLoaderConfiguration(non_blocking=True)
     return Accelerator(mixed_precision=precision, dataloader_config=loading,
@@ -134,13 +127,14 @@ def _make_accelerator(
 
 # %% ../nbs/03_train.ipynb #be86239a
 _METRICS = ('fruit_loss', 'fruit_accuracy', 'freshness_loss', 'freshness_accuracy')
+_SUMS = (*_METRICS, 'photos', 'fruit_weighted', 'freshness_weighted') # of an epoch; the last two are losses
 
 @dataclass
 class Progress:
     "How far a run has come"
     epoch: int=0 # epochs finished
     step: int=0 # steps finished in the current epoch
-    sums: list[float]=field(default_factory=lambda: [0.] * 7) # four metrics', photos, both losses as weighted
+    sums: list[float]=field(default_factory=lambda: [0.] * len(_SUMS)) # of the current epoch
     seconds: float=0. # spent in the current epoch
     best_loss: float=float('inf') # lowest validation loss of the tasks together
     best_epoch: int=0 # the epoch that had it
@@ -149,6 +143,7 @@ class Progress:
 # %% ../nbs/03_train.ipynb #9c1cf493
 class Trainer:
     "Trains a network on one side of a split and validates it on the other"
+    learning: int | None=None # stages of the backbone that learn, once training has begun
     def __init__(self,
         net: FruitNet, # to be trained
         split: Split, # photos on two sides, or three
@@ -161,16 +156,13 @@ class Trainer:
         self.split, self.config, self.out, self.store = split, config, Path(out), store
         self.progress = progress and self.accelerator.is_main_process
         self.state = Progress()
-        self.learning = None # stages of the backbone that learn, once training has begun
         self.make_loaders(net)
         self.make_optimiser(net)
         self.weigh_classes(net.config.fruits)
 
 # %% ../nbs/03_train.ipynb #961b9239
 @patch
-def make_loaders(self: Trainer,
-    net: FruitNet, # whose inputs they give
-) -> None:
+def make_loaders(self: Trainer, net: FruitNet) -> None:
     "Batches of both sides, shared between the processes"
     count, asked = self.accelerator.num_processes, self.config.batch_size
     batch = _batch_per_process(asked, count)
@@ -186,32 +178,29 @@ def make_loaders(self: Trainer,
 
 # %% ../nbs/03_train.ipynb #cd17f873
 @patch
-def make_optimiser(self: Trainer,
-    net: FruitNet, # to be trained
-) -> None:
+def make_optimiser(self: Trainer, net: FruitNet) -> None:
     "Adam, the schedule of its learning rate, and the balance of the two losses"
-    config, device, epoch = self.config, self.accelerator.device, len(self.train_loader)
+    config, epoch = self.config, len(self.train_loader)
     self.balance = LossBalance(config.balance, config.task_weights)
     freeze_backbone(net, len(config.unfreeze)) # processes must know from the start what will ever learn
     groups = parameter_groups(net, self.balance, config)
     optimiser = torch.optim.Adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     self.net, self.optimiser = self.accelerator.prepare(net.to(memory_format=torch.channels_last), optimiser)
-    learned = self.balance.log_variance.requires_grad
+    learned, device = self.balance.log_variance.requires_grad, self.accelerator.device
     self.prepared_balance = self.accelerator.prepare(self.balance) if learned else self.balance.to(device)
     warmup = round(config.warmup * epoch)
     self.schedule = make_schedule(optimiser, config.schedule, config.epochs * epoch, warmup)
     self.accelerator.register_for_checkpointing(self.schedule, self.balance)
 
 @patch
-def weigh_classes(self: Trainer,
-    fruits: Sequence[str], # the vocabulary
-) -> None:
+def weigh_classes(self: Trainer, fruits: Sequence[str]) -> None:
     "What a photo of each class weighs in its loss, if the recipe asks for it"
+    self.class_weights = []
+    if not self.config.class_weights: return
     fruit = [fruits.index(photo.fruit) for photo in self.split.train]
     freshness = [FRESHNESS.index(photo.freshness) for photo in self.split.train]
     weights = class_weights(fruit, len(fruits)), class_weights(freshness, len(FRESHNESS))
-    wanted, device = self.config.class_weights, self.accelerator.device
-    self.class_weights = [task.to(device) if wanted else None for task in weights]
+    self.class_weights = [task.to(self.accelerator.device) for task in weights]
 
 # %% ../nbs/03_train.ipynb #925a9888
 @patch
@@ -267,12 +256,8 @@ def train_step(self: Trainer,
 # %% ../nbs/03_train.ipynb #05b1b820
 _READ_EVERY = 10 # steps between two reads from the device, each of which waits for it; about one a second
 
-def _photo_metrics(
-    logits, # `Logits` of a batch
-    fruit: Tensor, # `(N,) int64`
-    freshness: Tensor, # `(N,) int64`
-) -> Tensor: # `(N, 4) float32`: each photo's losses (nats) and right answers, in the order of `_METRICS`
-    "What each photo adds to the running metrics"
+def _photo_metrics(logits, fruit: Tensor, freshness: Tensor) -> Tensor: # `(N, 4) float32`
+    "Each photo's losses (nats) and right answers, in the order of `_METRICS`"
     columns = []
     for scores, truth in ((logits.fruit, fruit), (logits.freshness, freshness)):
         columns.append(torch.nn.functional.cross_entropy(scores.float(), truth, reduction='none'))
@@ -313,21 +298,16 @@ def asked_to_stop(self: Trainer,
     return self.accelerator.check_trigger()
 
 # %% ../nbs/03_train.ipynb #516fbfaf
-def _diverged(
-    config: TrainConfig, # the recipe
-    place: str, # e.g. 'epoch 1, step 2'
-) -> ModelError: # to be raised
-    "Say where the loss was lost, and what to do"
+def _diverged(config: TrainConfig, place: str) -> ModelError: # to be raised
+    "Say where (e.g. 'epoch 1, step 2') the loss was lost, and what to do"
     return ModelError(f"{place}: the loss is not a number any more, and nothing of this epoch was kept. "
                       f"Start again in another --out with a lower learning rate: --lr {config.lr / 10:g} "
                       f"(--find-lr shows which suit). If this was the first step, the backbone's weights are "
                       f"unusable: give others with --weights FILE")
 
 @patch
-def check_steps(self: Trainer,
-    finite: Tensor, # `()`, steps of the epoch in this process until the loss was lost
-) -> None:
-    "`ModelError`, in all processes, if the loss was lost in any"
+def check_steps(self: Trainer, finite: Tensor) -> None:
+    "`ModelError`, in all processes, if the loss was lost in any; `finite`: steps of this one until then"
     good = int(self.accelerator.gather(finite.reshape(1)).min())
     if good < self.state.step: raise _diverged(self.config, f'epoch {self.state.epoch + 1}, step {good + 1}')
 
@@ -353,81 +333,49 @@ def all_sums(self: Trainer) -> list[float]: # as `Progress.sums`
     sums = torch.tensor(self.state.sums, device=self.accelerator.device)
     return self.accelerator.reduce(sums, reduction='sum').tolist()
 
-def _history_row(
-    state: Progress, # at the end of an epoch
-    sums: Sequence[float], # of its training, over all processes
-    valid: Sequence[float], # means on the validation photos
-    lr: float, # learning rate
-) -> dict: # what `history.csv` says of the epoch
-    "Losses (nats) and accuracies of both tasks on both sides, speed, and the training losses as weighted"
-    train = [value / sums[4] for value in sums]
-    row = {f'train_{name}': value for name, value in zip(_METRICS, train)}
-    row |= {f'valid_{name}': value for name, value in zip(_METRICS, valid)}
-    row |= dict(seconds=state.seconds, photos_per_second=sums[4] / state.seconds)
-    row |= dict(train_fruit_weighted=train[5], train_freshness_weighted=train[6])
-    return dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in row.items()}, lr=lr)
+def _epoch_line(row: dict, epochs: int) -> str: # for the terminal
+    reached = ', '.join(f"{task} {row[f'valid_{task}_accuracy']:.3f} (loss {row[f'valid_{task}_loss']:.3f})"
+                        for task in ('fruit', 'freshness'))
+    return (f"epoch {row['epoch']:2}/{epochs}   validation: {reached}   "
+            f"{row['seconds']:.0f} s, {row['photos_per_second']:.0f} photos/s")
 
 # %% ../nbs/03_train.ipynb #f484c135
 @patch
 def finish_epoch(self: Trainer) -> dict: # the row that was added to the history
-    "Validate, add a row to the history, keep the network if it is the best so far"
-    state, sums, valid = self.state, self.all_sums(), self.validate()
+    "Validate, add a row to the history, and note whether the network is the best so far"
+    state, sums, valid = self.state, dict(zip(_SUMS, self.all_sums())), self.validate()
     if not np.isfinite(valid).all(): raise _diverged(self.config, f'epoch {state.epoch + 1}, validation')
-    row = _history_row(state, sums, valid, self.schedule.get_last_lr()[0])
+    train = {name: total / sums['photos'] for name, total in sums.items()}
+    numbers = {f'train_{name}': train[name] for name in _METRICS}
+    numbers |= {f'valid_{name}': value for name, value in zip(_METRICS, valid)}
+    numbers |= dict(seconds=state.seconds, photos_per_second=sums['photos'] / state.seconds)
+    numbers |= {f'train_{name}': train[name] for name in ('fruit_weighted', 'freshness_weighted')}
+    row = dict(epoch=state.epoch + 1, **{name: round(value, 6) for name, value in numbers.items()},
+               lr=self.schedule.get_last_lr()[0])
     state.history.append(row)
     weights = self.config.task_weights if self.config.balance == 'fixed' else (1, 1)
     loss = weights[0] * valid[0] + weights[1] * valid[2]
-    state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.] * 7, 0.
-    best = loss < state.best_loss
-    if best: state.best_loss, state.best_epoch = loss, state.epoch
-    self.balance.next_epoch([sums[0] / sums[4], sums[2] / sums[4]])
-    if self.accelerator.is_main_process:
-        if best: save_model(self.accelerator.unwrap_model(self.net), self.out)
-        _write_history(state.history, self.out/'history.csv')
+    state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, [0.] * len(_SUMS), 0.
+    if loss < state.best_loss: state.best_loss, state.best_epoch = loss, state.epoch
+    self.balance.next_epoch([train['fruit_loss'], train['freshness_loss']])
     if self.progress: tqdm.write(_epoch_line(row, self.config.epochs), file=sys.stderr)
     return row
-
-# %% ../nbs/03_train.ipynb #1098b194
-def _write_history(
-    history: Sequence[dict], # a row an epoch
-    path: Path, # a CSV file
-) -> None:
-    "Write the history, a row an epoch"
-    with atomic_write(path) as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader(); writer.writerows(history)
 
 def read_history(
     path: Path | str, # `history.csv` of a run folder
 ) -> list[dict]: # a row an epoch, numbers as numbers
     "Read a history back"
-    def number(name, value): return int(value) if name == 'epoch' else float(value)
-    with open(path, newline='') as file:
-        return [{name: number(name, value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-def _epoch_line(
-    row: dict, # of the history
-    epochs: int, # of the run
-) -> str: # for the terminal
-    "An epoch in one line"
-    def reached(task):
-        return f"{task} {row[f'valid_{task}_accuracy']:.3f} (loss {row[f'valid_{task}_loss']:.3f})"
-    return (f"epoch {row['epoch']:2}/{epochs}   validation: {reached('fruit')}, {reached('freshness')}   "
-            f"{row['seconds']:.0f} s, {row['photos_per_second']:.0f} photos/s")
+    with open(path, newline='') as file: rows = list(csv.DictReader(file))
+    return [{**{name: float(row[name]) for name in row}, 'epoch': int(row['epoch'])} for row in rows]
 
 # %% ../nbs/03_train.ipynb #dc9cf11b
-def _patient_until(
-    config: TrainConfig, # the recipe
-) -> float: # epochs; 0 if patience counts from the first one on
-    "When the last stage learns and the learning rate has reached its highest"
-    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # OneCycleLR rises for 30 %
-    return max(0, *config.unfreeze, rising.get(config.schedule, 0))
-
 @patch
 def is_finished(self: Trainer) -> bool:
     "Whether all epochs are done, or as many without a better one as the recipe has patience for"
-    waiting = self.state.epoch - max(self.state.best_epoch, _patient_until(self.config))
-    return self.state.epoch >= self.config.epochs or waiting >= self.config.patience
+    config, state = self.config, self.state
+    rising = {'cosine': config.warmup, 'one-cycle': .3 * config.epochs} # OneCycleLR rises for 30 %
+    settled = max(0, *config.unfreeze, rising.get(config.schedule, 0)) # epoch from which on patience counts
+    return state.epoch >= config.epochs or state.epoch - max(state.best_epoch, settled) >= config.patience
 
 # %% ../nbs/03_train.ipynb #d435f1a4
 def _sync(path: Path) -> None:
@@ -447,9 +395,8 @@ def _seal(folder: Path) -> None:
 
 def _is_sealed(folder: Path) -> bool:
     "Whether a folder still holds what was sealed in it"
-    try: digests = json.loads((folder/'digests.json').read_text())
-    except (OSError, ValueError): return False
     with suppress(OSError, ValueError, AttributeError):
+        digests = json.loads((folder/'digests.json').read_text())
         return all(content_hash(folder/name) == digest for name, digest in digests.items())
     return False
 
@@ -466,16 +413,28 @@ def save_checkpoint(self: Trainer) -> None:
     self.accelerator.save_state(str(fresh))
     self.accelerator.wait_for_everyone()
     if main:
+        self.save_results(place/'best', fresh/'best')
         with atomic_write(fresh/'progress.json') as file: json.dump(progress, file)
-        if (self.state.best_epoch, 0) == (self.state.epoch, self.state.step):
-            save_model(self.accelerator.unwrap_model(self.net), fresh/'best')
-        elif self.state.best_epoch: shutil.copytree(place/'best', fresh/'best')
         _seal(fresh)
         shutil.rmtree(old, ignore_errors=True)
         if place.exists(): place.rename(old)
         fresh.rename(place)
         _sync(self.out)
     self.accelerator.wait_for_everyone()
+
+# %% ../nbs/03_train.ipynb #5e149a33
+@patch
+def save_results(self: Trainer, last: Path, best: Path) -> None:
+    "Write the history, and the network if it is the best so far; `best` is else a copy of the `last` one"
+    state, net = self.state, self.accelerator.unwrap_model(self.net)
+    if (state.best_epoch, 0) == (state.epoch, state.step):
+        for folder in (self.out, best): save_model(net, folder)
+    elif state.best_epoch: shutil.copytree(last, best)
+    if not state.history: return
+    with atomic_write(self.out/'history.csv') as file:
+        writer = csv.DictWriter(file, list(state.history[0]))
+        writer.writeheader()
+        writer.writerows(state.history)
 
 # %% ../nbs/03_train.ipynb #54521f30
 @patch
@@ -491,8 +450,7 @@ def load_checkpoint(self: Trainer) -> None:
     if not place.exists(): return
     self.accelerator.load_state(str(place))
     self.state, self.learning = Progress(**json.loads((place/'progress.json').read_text())), None
-    if not main: self.state.sums = [0.] * 7 # those of all processes, which are added up again
-    elif self.state.history: _write_history(self.state.history, self.out/'history.csv')
+    if not main: self.state.sums = [0.] * len(_SUMS) # those of all processes, which are added up again
 
 # %% ../nbs/03_train.ipynb #b6bc0481
 @patch
@@ -526,14 +484,12 @@ def show_lr_find(
     tried: Sequence[tuple[float, float]], # as `lr_find` returns them
 ):  # the matplotlib figure
     "The loss at each learning rate, and a tenth of the rate at which it is lowest"
-    import matplotlib.pyplot as plt
     good = _suggested_lr(tried)
-    figure, axis = plt.subplots(figsize=(5.5, 3), layout='constrained')
-    axis.semilogx(*zip(*tried), color='#c8553d'); axis.axvline(good, color='#9aa0a6', linestyle=':')
-    axis.set_xlabel('learning rate'); axis.set_ylabel('training loss')
+    figure, [[axis]] = plain_axes(figsize=(5.5, 3))
+    axis.semilogx(*zip(*tried), color='#c8553d')
+    axis.axvline(good, color='#9aa0a6', linestyle=':')
+    axis.set(xlabel='learning rate', ylabel='training loss')
     axis.set_title(f'a tenth of the rate with the lowest loss: {good:.0e}', fontsize=10)
-    axis.spines[['top', 'right']].set_visible(False)
-    plt.close(figure)
     return figure
 
 # %% ../nbs/03_train.ipynb #6f8110cb
@@ -541,47 +497,20 @@ def show_history(
     history: Sequence[dict], # a row an epoch
 ):  # the matplotlib figure
     "Curves of loss and accuracy, a pair for each task"
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), layout='constrained', sharex=True)
+    figure, axes = plain_axes(2, 2, figsize=(9, 5.4), sharex=True)
     epochs = [row['epoch'] for row in history]
-    grey, red = dict(label='training', color='#9aa0a6'), dict(label='validation', color='#c8553d')
     for (row, column), axis in np.ndenumerate(axes):
         metric, task = ('loss', 'accuracy')[row], ('fruit', 'freshness')[column]
-        for side, style in (('train', grey), ('valid', red)):
+        for side, label, colour in (('train', 'training', '#9aa0a6'), ('valid', 'validation', '#c8553d')):
             values = [epoch[f'{side}_{task}_{metric}'] for epoch in history]
-            axis.plot(epochs, values, marker='o', markersize=3, **style)
-        axis.set_title(f'{task}: {metric}', fontsize=10); axis.grid(alpha=.3)
-        axis.spines[['top', 'right']].set_visible(False)
-    for axis in axes[1]: axis.set_xlabel('epoch'); axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.plot(epochs, values, marker='o', markersize=3, label=label, color=colour)
+        axis.set_title(f'{task}: {metric}', fontsize=10)
+        axis.grid(alpha=.3)
+    for axis in axes[1]:
+        axis.set_xlabel('epoch')
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].legend(frameon=False)
-    plt.close(figure)
     return figure
-
-# %% ../nbs/03_train.ipynb #a6d32c2f
-def _overfits(history: Sequence[dict], task: str) -> list[str]:
-    "Whether validation got worse while training got better"
-    train, valid, last = f'train_{task}_loss', f'valid_{task}_loss', history[-1]
-    low = min(history, key=lambda row: row[valid])
-    if last[valid] <= 1.1 * low[valid] + .01 or last[train] >= low[train]: return []
-    return [f"{task} overfits: after epoch {low['epoch']} its training loss fell further ({low[train]:.3f} "
-            f"to {last[train]:.3f}) while its validation loss rose ({low[valid]:.3f} to {last[valid]:.3f}); "
-            f"more photos, or a lower --lr, help"]
-
-def _lags(history: Sequence[dict], metrics: dict, task: str, other: str) -> list[str]:
-    "Whether one task is far behind the other"
-    def share(name): # lowest validation loss, as a share of what guessing costs
-        guessing = np.log(max(len(metrics[name]['labels']), 2))
-        return min(row[f'valid_{name}_loss'] for row in history) / guessing
-    if share(task) < .05 or share(task) < 2 * share(other): return []
-    return [f"{task} lags: its lowest validation loss is {share(task):.0%} of what guessing costs, that of "
-            f"{other} {share(other):.0%}; more photos of it, --balance dwa or --balance uncertainty help"]
-
-def _better_alone(metrics: dict, task: str, alone: float) -> list[str]:
-    "Whether a network for one task does better than this one, by more than chance"
-    low, high = metrics[task]['accuracy_ci95']
-    if alone <= high: return []
-    return [f"negative transfer: {task} reaches {metrics[task]['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
-            f"and a network that learnt it alone {alone:.3f}; another --balance, or two networks, may help"]
 
 # %% ../nbs/03_train.ipynb #83dababb
 def diagnose(
@@ -590,22 +519,33 @@ def diagnose(
     baseline: Sequence[float]=(), # accuracy of networks that learnt fruit or freshness alone; 0: unknown
 ) -> list[str]: # a sentence for each problem
     "Name overfitting, a task that lags, and negative transfer"
-    tasks = ('fruit', 'freshness')
-    if not all(metrics[task] for task in tasks): return []
-    notes = []
-    for task, other, alone in zip(tasks, tasks[::-1], (*baseline, 0, 0)):
-        notes += _overfits(history, task) + _lags(history, metrics, task, other)
-        notes += _better_alone(metrics, task, alone)
+    if not (metrics['fruit'] and metrics['freshness']): return []
+    notes, last, costs = [], history[-1], {} # lowest validation losses, as shares of what guessing costs
+    for task, alone in zip(('fruit', 'freshness'), (*baseline, 0, 0)):
+        train, valid = f'train_{task}_loss', f'valid_{task}_loss'
+        low = min(history, key=lambda row: row[valid])
+        costs[task] = low[valid] / np.log(max(len(metrics[task]['labels']), 2))
+        if last[valid] > 1.1 * low[valid] + .01 and last[train] < low[train]:
+            notes.append(f"{task} overfits: after epoch {low['epoch']} its training loss fell further "
+                         f"({low[train]:.3f} to {last[train]:.3f}) while its validation loss rose "
+                         f"({low[valid]:.3f} to {last[valid]:.3f}); more photos, or a lower --lr, help")
+        accuracy, (least, most) = metrics[task]['accuracy'], metrics[task]['accuracy_ci95']
+        if alone > most:
+            notes.append(f"negative transfer: {task} reaches {accuracy:.3f} ({least:.3f} to {most:.3f}), and "
+                         f"a network that learnt it alone {alone:.3f}; another --balance, or two networks, "
+                         f"may help")
+    better, worse = sorted(costs, key=costs.get)
+    if costs[worse] >= max(.05, 2 * costs[better]):
+        notes.append(f"{worse} lags: its lowest validation loss is {costs[worse]:.0%} of what guessing "
+                     f"costs, that of {better} {costs[better]:.0%}; more photos of it, --balance dwa or "
+                     f"--balance uncertainty help")
     return notes
 
 # %% ../nbs/03_train.ipynb #ffe6acc8
 _SAMPLE_COUNT = 480 # photos in the sample that `fruit_train --data sample` draws
 
-def _fetch_data(
-    data: str, # a folder, 'sample', 'kaggle' or 'kaggle:owner/name'
-    out: Path, # run folder
-) -> Path: # a folder of photos
-    "Where the photos are, after drawing or downloading them if need be"
+def _fetch_data(data: str, out: Path) -> Path: # a folder of photos
+    "Where the photos are, after drawing them into `out` or downloading them if need be"
     if data == 'sample': return draw_sample(out/'photos', count=_SAMPLE_COUNT)
     if data == 'kaggle': return download_photos()
     if data.startswith('kaggle:'): return download_photos(data.removeprefix('kaggle:'))
@@ -623,59 +563,45 @@ def _as_option(name: str, value) -> str: # e.g. '--seed 42'
     if value is None: return f'without --{option}'
     return f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
-def _check_run(
-    facts: dict, # data and recipe
-    out: Path, # run folder
-    resume: bool, # go on with what is there
-) -> bool: # whether there is something to go on with
+def _check_run(recipe: dict, out: Path, resume: bool) -> bool: # whether there is something to go on with
     "`DataError` if the folder holds another run, or the same one that nobody asked to resume"
     if not (out/'run.json').exists(): return False
+    if not resume: raise DataError(f"{out}: holds a run; go on with it by --resume, or choose another --out")
     try: begun = json.loads((out/'run.json').read_text()).items()
     except (ValueError, AttributeError):
         raise DataError(f"{out/'run.json'}: damaged; choose another --out") from None
-    if not resume: raise DataError(f"{out}: holds a run; go on with it by --resume, or choose another --out")
-    begun = {_OLD_NAMES.get(name, name): value for name, value in begun}
-    begun, facts = (json.loads(json.dumps(asdict(TrainConfig()) | known)) for known in (begun, facts))
-    may_change = {'baseline'} | ({'epochs'} if facts['schedule'] == 'fixed' else set())
-    changed = {name for name in facts if name not in may_change and facts[name] != begun.get(name)}
-    options = ', '.join(_as_option(name, begun.get(name)) for name in facts if name in changed)
+    begun = asdict(TrainConfig()) | {_OLD_NAMES.get(name, name): value for name, value in begun}
+    begun, recipe = json.loads(json.dumps([begun, recipe])) # lists for tuples
+    may_change = ('baseline', 'epochs') if recipe['schedule'] == 'fixed' else ('baseline',)
+    changed = [name for name in recipe if name not in may_change and recipe[name] != begun.get(name)]
+    options = ', '.join(_as_option(name, begun.get(name)) for name in changed)
     if changed: raise DataError(f"{out}: was begun {options}; resume it so, or choose another --out")
     return True
 
 # %% ../nbs/03_train.ipynb #bcf81a99
-def _run_split(
-    photos: Sequence, # readable, labelled photos
-    config: TrainConfig, # the recipe
-    out: Path, # run folder
-    known: bool, # take the split that is in the run folder
-) -> Split: # that of an earlier start of this run, or a new one
-    "Split the photos by picture, report what was found, prove it, and write split.csv"
-    if known: split = load_split(out/'split.csv', photos)
-    else:
-        grouping = group_photos(photos, copies=config.copies)
-        say(grouping)
-        if not config.copies: say("warning: --no-copies: copies not looked for; figures may be inflated")
-        for conflict in label_conflicts(grouping):
-            labels = (f'{photo.path} is {photo.fruit} {photo.freshness}' for photo in conflict)
-            say(f"label conflict: {', '.join(labels)}")
-        test = dict(test=config.test_share) if config.test_share else {}
-        split = split_photos(grouping, config.valid_share, config.seed, **test)
+def _new_split(photos: Sequence, config: TrainConfig) -> Split:
+    "Split the photos by picture, and report what was found"
+    grouping = group_photos(photos, copies=config.copies)
+    say(grouping)
+    if not config.copies: say("warning: --no-copies: copies not looked for; figures may be inflated")
+    for conflict in label_conflicts(grouping):
+        labels = (f'{photo.path} is {photo.fruit} {photo.freshness}' for photo in conflict)
+        say(f"label conflict: {', '.join(labels)}")
+    return split_photos(grouping, config.valid_share, config.seed, test=config.test_share)
+
+def _run_split(photos: Sequence, config: TrainConfig, out: Path, known: bool) -> Split:
+    "The split in the run folder if it is `known`, else a new one; proven, and written to split.csv"
+    split = load_split(out/'split.csv', photos) if known else _new_split(photos, config)
     if len(split.train) < 2: raise DataError(f"{len(split.train)} photo to train on; add other pictures")
     audit_split(split)
     if processes().is_main_process: save_split(split, out/'split.csv')
-    tested = len(split.side('test'))
-    tests = f', {tested} of still others test' if tested else ''
+    tests = f', {len(split.test)} of still others test' if split.test else ''
     say(f"{len(split.train)} photos train, {len(split.valid)} photos of other pictures validate{tests}")
     return split
 
 # %% ../nbs/03_train.ipynb #96b82495
-def _make_trainer(
-    config: TrainConfig, # the recipe
-    data: str, # as for `_fetch_data`
-    out: Path, # run folder; gets set_aside.csv and split.csv
-    begun: bool, # the run has begun before, so its split is there
-) -> Trainer: # at the beginning of the run
-    "Everything that comes before the first epoch: the network, the photos and the split"
+def _make_trainer(config: TrainConfig, data: str, out: Path, begun: bool) -> Trainer:
+    "The network, the photos and the split, new or of a run that has `begun` before; writes set_aside.csv"
     set_seed(config.seed)
     net = create_model(['?'], config.backbone, config.weights) # fails early if there are no weights
     accelerator = _make_accelerator()
@@ -685,7 +611,8 @@ def _make_trainer(
         for part in out.glob('.*.part') if main else (): part.unlink() # what a killed process was writing
         found = find_photos(_fetch_data(data, out))
         checked = check_photos(found.photos, net.config.normalisation.size)
-        say(found); say(checked)
+        say(found)
+        say(checked)
         if main:
             reasons = [('path', 'reason'), *found.unplaced, *checked.rejected]
             with atomic_write(out/'set_aside.csv') as file: csv.writer(file).writerows(reasons)
@@ -699,51 +626,33 @@ def _make_trainer(
     return Trainer(net, split, config, out, checked.store)
 
 # %% ../nbs/03_train.ipynb #a0ee361c
-def _judge(
-    net: FruitNet, # trained; gets its temperatures and thresholds
-    split: Split, # what it was trained with
-    store: PhotoStore | None, # decoded photos
-) -> tuple[dict, dict]: # metrics, and figures by name
-    "Calibrate and evaluate"
-    raw, side = calibrate(net, split, store), 'test' if split.side('test') else 'valid'
-    if side == 'valid': scored, given = crossfit(raw)
-    else:
-        raw = score_photos(net, split.side('test'), split.groups('test'), store)
-        scored = at_temperatures(raw, net.config.fruit_temperature, net.config.freshness_temperature)
-        given = given_answers(scored, net.config)
-    metrics = dict(report(raw, scored, given, net.config.stated_risk), side=side)
-    return metrics, evaluation_figures(raw, scored, metrics)
+def _judge(net: FruitNet, split: Split, store: PhotoStore | None) -> tuple[dict, dict]: # metrics, figures
+    "Calibrate and evaluate: on the test photos, or else on the validation photos, cross-fitted"
+    raw = calibrate(net, split, store)
+    if split.test: raw = score_photos(net, split.test, split.groups('test'), store)
+    scored, given = as_calibrated(raw, net.config) if split.test else crossfit(raw)
+    metrics = report(raw, scored, given, net.config.stated_risk)
+    return dict(metrics, side='test' if split.test else 'valid'), evaluation_figures(raw, scored, metrics)
 
-def _training_facts(
-    trainer: Trainer, # after its last epoch
-    data: str, # as given
-) -> dict: # for the model card
+def _training_facts(trainer: Trainer, data: str) -> dict: # for the model card
     "What a network was trained with"
     split, config = trainer.split, asdict(trainer.config)
     for name in ('backbone', 'weights', 'patience', 'baseline'): del config[name]
-    counts = dict(photos=len(split.rows), pictures=len({row.group for row in split.rows}))
-    for name, side in (('training', 'train'), ('validation', 'valid'), ('test', 'test')):
-        counts[f'{name}_photos'] = len(split.side(side))
-    reached = dict(epochs=len(trainer.state.history), best_epoch=trainer.state.best_epoch)
-    return dict(data=data, **counts, copies_looked_for=config.pop('copies'), **(config | reached))
+    config |= dict(epochs=len(trainer.state.history), best_epoch=trainer.state.best_epoch)
+    return dict(data=data, photos=len(split.rows), pictures=len({row.group for row in split.rows}),
+                training_photos=len(split.train), validation_photos=len(split.valid),
+                test_photos=len(split.test), copies_looked_for=config.pop('copies'), **config)
 
 # %% ../nbs/03_train.ipynb #928eef6a
-def _copy_examples(
-    split: Split, # some of whose photos are copied
-    out: Path, # run folder
-    most: int=12, # photos
-) -> None:
-    "Copy a validation photo of each fruit and freshness to `examples`"
+def _copy_examples(split: Split, folder: Path) -> None:
+    "Copy a validation photo of each fruit and freshness, twelve at most"
     chosen = list({(photo.fruit, photo.freshness): photo for photo in split.valid}.values())
-    (out/'examples').mkdir(exist_ok=True)
-    for number, photo in enumerate(chosen[:most], 1):
+    folder.mkdir(exist_ok=True)
+    for number, photo in enumerate(chosen[:12], 1):
         name = f'{number:02} {photo.fruit} {photo.freshness}{photo.path.suffix}'
-        shutil.copyfile(photo.path, out/'examples'/name)
+        shutil.copyfile(photo.path, folder/name)
 
-def _finish_run(
-    trainer: Trainer, # after its last epoch
-    data: str, # as given
-) -> dict: # one JSON object for stdout
+def _finish_run(trainer: Trainer, data: str) -> dict: # for stdout
     "Calibrate, evaluate, draw and save the best network, and report what it reached"
     out, history, split = trainer.out, trainer.state.history, trainer.split
     net = load_model(out/'checkpoint'/'best', trainer.accelerator.device)
@@ -753,7 +662,7 @@ def _finish_run(
     save_model(net, out)
     counts = show_counts([row.photo for row in split.rows])
     save_figures(out, curves=show_history(history), **figures, counts=counts, split=show_split(split))
-    _copy_examples(split, out)
+    _copy_examples(split, out/'examples')
     for line in (metrics_table(metrics), *notes): say(line)
     return dict(run=str(out), **metrics)
 
@@ -779,25 +688,21 @@ def train_photos(
     return _finish_run(trainer, data) if main else None
 
 # %% ../nbs/03_train.ipynb #a425d9e1
-def _try_rates(
-    config: TrainConfig, # the recipe
-    data: str, # as for `train_photos`
-    out: Path, # run folder; gets lr_find.png
-) -> dict: # the folder, its plot, and a learning rate
+def _try_rates(config: TrainConfig, data: str, out: Path) -> dict: # for stdout: folder, plot, learning rate
     "Search for a learning rate; a run can begin in the folder afterwards"
     trainer = _make_trainer(config, data, out, begun=_check_run({}, out, resume=False))
-    tried = trainer.lr_find()
+    tried, plot = trainer.lr_find(), out/'lr_find.png'
     save_figures(out, lr_find=show_lr_find(tried))
     good = float(f'{_suggested_lr(tried):.1g}')
-    say(f"{out/'lr_find.png'} shows the loss at each learning rate; a tenth of the best one is --lr {good:g}")
-    return dict(run=str(out), plot=str(out/'lr_find.png'), lr=good)
+    say(f"{plot} shows the loss at each learning rate; a tenth of the best one is --lr {good:g}")
+    return dict(run=str(out), plot=str(plot), lr=good)
 
-# %% ../nbs/03_train.ipynb #6664ab8a
 def _new_run() -> str: # e.g. 'runs/20260728-101500'
     "A run folder named after the time on the clock of the first process, the same in all"
     processes() # broadcasting needs to know of them
     return broadcast_object_list([time.strftime('runs/%Y%m%d-%H%M%S')])[0]
 
+# %% ../nbs/03_train.ipynb #6664ab8a
 @command
 @delegates(TrainConfig)
 def fruit_train(
@@ -814,4 +719,4 @@ def fruit_train(
     folder = Path(out or _new_run())
     return _try_rates(config, data, folder) if find_lr else train_photos(config, data, folder, resume)
 
-fruit_train.__delwrap__ = TrainConfig # whose comments are the help of its options
+fruit_train.__delwrap__ = TrainConfig # type: ignore[attr-defined] # its comments are the help of the options

@@ -2,21 +2,33 @@
 import ast
 import json
 import re
+import sys
+from functools import cache
+from importlib import import_module
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, SETTINGS, run
 
 PACKAGE = ROOT/'fruit_freshness'
 MODULES = {path.stem: path for path in PACKAGE.rglob('*.py') if not path.stem.startswith('_')}
-ARROWS = dict( # a module: what it may import
-    core='', labels='core', sample='core', data='core labels sample', copies='core data',
-    split='core data copies', model='core data', evaluate='core data copies split model',
-    train='core sample data copies split model evaluate', explain='core model', fetch='core data',
-    cards='core data', infer='core sample data model fetch explain cards')
-INFER = 'infer ' + ARROWS['infer']
-ARROWS |= dict(audit='core data copies split', webcam=INFER, export=INFER, serve=f'webcam {INFER}')
+ARROWS = { # a module, and what it may import: a new one is a line more
+    'core': '',
+    'labels': 'core', 'sample': 'core',
+    'data': 'core labels sample',
+    'copies': 'core data',
+    'split': 'core data copies',
+    'backbones': 'core data', # for `Normalisation`, the input that a network was pretrained with
+    'model': 'core data backbones',
+    'evaluate': 'core data split model',
+    'train': 'core sample data split backbones model evaluate',
+    'explain': 'core backbones model',
+    'fetch': 'core data', 'cards': 'core data',
+    'infer': 'core sample data model fetch explain cards', # never `train` or `split`
+    'audit': 'core data copies split'}
+ARROWS |= {app: f"infer {ARROWS['infer']}" for app in ('webcam', 'export')}
+ARROWS |= {'serve': f"webcam {ARROWS['webcam']}"}
 
 
 def imports(source: str, package: str) -> set[tuple[str, str]]:
@@ -50,6 +62,43 @@ def test_private_names_stay_at_home():
     line = re.compile(r'from (fruit_freshness[.\w]*) import [^#\n]*?\b(_[a-z]\w*)')
     crossing |= {(page.name, *names) for page in pages for names in line.findall(page.read_text(encoding='utf-8'))}
     assert not crossing
+
+
+COMMANDS = dict(re.findall(r'(\w+)=([\w.]+):', SETTINGS['console_scripts'])) # their modules
+
+
+@cache
+def help_of(command: str) -> str:
+    "What `--help` prints"
+    printed = []
+    with pytest.MonkeyPatch.context() as changed, pytest.raises(SystemExit):
+        changed.setattr(sys, 'argv', [command, '--help'])
+        changed.setattr(sys.stdout, 'write', printed.append)
+        getattr(import_module(COMMANDS[command]), command).main()
+    return ''.join(printed)
+
+
+def literals(tree: ast.AST) -> list[str]:
+    "Every string of a module; of an f-string what is written, with a gap for what is computed"
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    inner = {part for node in joined for part in ast.walk(node)} - set(joined)
+    plain = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inner]
+    return plain + [' '.join(part.value for part in node.values if isinstance(part, ast.Constant)) for node in joined]
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_advice_names_options_that_exist(name):
+    "An option in a message is one of the command that the message names, else of the module's own command, else of any"
+    module = '.'.join(MODULES[name].relative_to(ROOT).with_suffix('').parts)
+    own = [command for command, place in COMMANDS.items() if place == module]
+    unknown = set()
+    for text in literals(ast.parse(MODULES[name].read_text(encoding='utf-8'))):
+        if re.search(r'--[\w-]+: *#|var\(--', text): continue # a style sheet
+        asked = set(re.findall(r'(?<![\w-])--[a-z]+(?:-[a-z0-9]+)*(?![\w-])', text))
+        named = [command for command in COMMANDS if command in text]
+        known = {option for command in named or own or COMMANDS for option in re.findall(r'--[\w-]+', help_of(command))} if asked else set()
+        unknown |= asked - known
+    assert not unknown
 
 
 def test_ruff():

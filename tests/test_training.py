@@ -22,17 +22,12 @@ from conftest import BIN, ROOT, SMALL, run
 from odd_files import draw_broken
 
 from fruit_freshness.data import check_photos, find_photos
-from fruit_freshness.model import (
-    FruitNet,
-    ModelConfig,
+from fruit_freshness.model import FruitNet, ModelConfig, autocast, create_model, load_model, multitask_loss
+from fruit_freshness.parts.backbones import (
     ModelError,
-    autocast,
     backbone_stages,
     create_backbone,
-    create_model,
     freeze_backbone,
-    load_model,
-    multitask_loss,
     speed_up,
 )
 from fruit_freshness.parts.core import DataError

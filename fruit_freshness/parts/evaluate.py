@@ -9,15 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-
-# %% auto #0
-__all__ = ['Scored', 'make_loader', 'score_photos', 'backbone_features', 'accuracy_interval', 'ece', 'coverage_risk', 'evaluate',
-           'show_confusion', 'show_mistakes', 'suspect_labels', 'show_suspects', 'fit_temperature',
-           'confidence_for_risk', 'Calibration', 'at_temperatures', 'given_answers', 'fit_calibration', 'calibrate',
-           'crossfit', 'report', 'show_reliability', 'show_coverage_risk', 'evaluation_figures', 'save_figures',
-           'metrics_table', 'processes', 'say', 'fruit_evaluate']
-
-# %% ../../nbs/parts/evaluate.ipynb #442d37f7
 import torch
 import numpy as np
 from accelerate import PartialState
@@ -26,13 +17,17 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
-
-# %% ../../nbs/parts/evaluate.ipynb #19c92729
 from .core import atomic_write, command, FRESHNESS, progress_bar
 from ..data import (check_photos, find_photos, Photo, PhotoDataset, PhotoStore, show_photos,
                                   valid_transforms)
 from ..split import group_photos, Split
 from ..model import answer, autocast, fit_novelty, FruitNet, load_model, shipped_model
+
+# %% auto #0
+__all__ = ['Scored', 'make_loader', 'score_photos', 'backbone_features', 'accuracy_interval', 'ece', 'coverage_risk', 'evaluate',
+           'Calibration', 'at_temperatures', 'given_answers', 'as_calibrated', 'fit_calibration', 'calibrate',
+           'crossfit', 'report', 'plain_axes', 'show_reliability', 'evaluation_figures', 'metrics_table', 'processes',
+           'say', 'save_figures', 'fruit_evaluate']
 
 # %% ../../nbs/parts/evaluate.ipynb #7a8f1c09
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Scored:
     fruits: list[str] # vocabulary
 
     @property
-    def fruit_truth(self) -> np.ndarray: # `(N,) int`
+    def fruit_truth(self) -> np.ndarray: # `(N,) int`; -1: outside the vocabulary
         known = {fruit: number for number, fruit in enumerate(self.fruits)}
         return np.array([known.get(photo.fruit, -1) for photo in self.photos], dtype=int)
 
@@ -54,17 +49,17 @@ class Scored:
     def freshness_truth(self) -> np.ndarray: # `(N,) int`
         return np.array([FRESHNESS.index(photo.freshness) for photo in self.photos], dtype=int)
 
-# %% ../../nbs/parts/evaluate.ipynb #dfccc646
-@patch(as_prop=True)
-def confidence(self: Scored) -> np.ndarray: # `(N,)` in 0..1
-    "How probable it is that both answers are right"
-    return self.fruit_probs.max(1) * self.freshness_probs.max(1)
+    @property
+    def confidence(self) -> np.ndarray: # `(N,)` in 0..1: how probable it is that both answers are right
+        return self.fruit_probs.max(1) * self.freshness_probs.max(1)
 
-@patch(as_prop=True)
-def right(self: Scored) -> np.ndarray: # `(N,) bool`
-    "Where both answers are right; any answer to a fruit outside the vocabulary is an error"
-    fruit, freshness = self.fruit_probs.argmax(1), self.freshness_probs.argmax(1)
-    return (fruit == self.fruit_truth) & (freshness == self.freshness_truth)
+    @property
+    def right(self) -> np.ndarray: # `(N,) bool`: both answers are
+        fruit, freshness = self.fruit_probs.argmax(1), self.freshness_probs.argmax(1)
+        return (fruit == self.fruit_truth) & (freshness == self.freshness_truth)
+
+# %% ../../nbs/parts/evaluate.ipynb #dfccc646
+_HEADS = ('fruit', 'freshness')
 
 @patch
 def take(self: Scored,
@@ -74,6 +69,20 @@ def take(self: Scored,
     columns = ('groups', 'fruit_probs', 'freshness_probs', 'novelty')
     photos = [self.photos[i] for i in np.arange(len(self.photos))[which]]
     return replace(self, photos=photos, **{name: getattr(self, name)[which] for name in columns})
+
+def _tasks(scored: Scored) -> dict[str, tuple[np.ndarray, np.ndarray, list[str]]]:
+    "Probabilities, true class indices and class names of each head, and of both together"
+    fruit, freshness = scored.fruit_truth, scored.freshness_truth
+    joint = (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(len(fruit), -1)
+    pairs = [f'{name}, {state}' for name in scored.fruits for state in FRESHNESS]
+    return dict(fruit=(scored.fruit_probs, fruit, scored.fruits),
+                freshness=(scored.freshness_probs, freshness, list(FRESHNESS)),
+                both=(joint, np.where(fruit < 0, -1, 2 * fruit + freshness), pairs))
+
+def _hits(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Confidence in answers about known classes, and which of them are right"
+    known = truth >= 0
+    return probs[known].max(1), probs[known].argmax(1) == truth[known]
 
 # %% ../../nbs/parts/evaluate.ipynb #28f22de4
 def _worker_count(photos: int) -> int:
@@ -109,7 +118,6 @@ def _in_batches(net: FruitNet, photos: Sequence[Photo], compute: Callable, note:
     try: return [compute(images.to(device)) for images, *_ in bar]
     finally: net.train(was_training)
 
-# %% ../../nbs/parts/evaluate.ipynb #131668ee
 def score_photos(
     net: FruitNet, # in any mode; it is evaluated and put back
     photos: Sequence[Photo], # readable, labelled photos
@@ -142,10 +150,10 @@ def _interval(
     groups: np.ndarray, # `(N,)` source group of each photo
     columns: np.ndarray, # `(N, columns)` what each photo adds to the sums
     added: np.ndarray, # `(ways, columns)` what one more photo might add
-    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], # of weighted sums and counts of photos
-    draws: int=2000, # random weightings
+    statistic: Callable, # of sums and counts of photos, a row a draw
+    draws: int=2000, # random weightings of the pictures
 ) -> tuple[float, float]: # 95 % interval
-    "Interval of a statistic over pictures; the added one lies wherever it moves a bound most"
+    "Interval of a statistic over pictures; the added photo lies wherever it moves a bound most"
     _, pictures, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.zeros((len(sizes), columns.shape[1]))
     np.add.at(sums, pictures, columns)
@@ -155,11 +163,10 @@ def _interval(
     bounds = [np.quantile(statistic(sums + np.outer(extra, photo), counts), [.025, .975]) for photo in added]
     return float(np.min(bounds, axis=0)[0]), float(np.max(bounds, axis=0)[1])
 
-# %% ../../nbs/parts/evaluate.ipynb #6d725785
 def accuracy_interval(
     right: np.ndarray, # `(N,) bool`
     groups: np.ndarray, # `(N,)` source group of each photo
-    draws: int=2000, # random weightings of the pictures
+    draws: int=2000, # random weightings
 ) -> tuple[float, float]: # 95 % interval
     "Interval of an accuracy, over pictures"
     def accuracy(hits, photos): return hits[:, 0] / photos
@@ -199,7 +206,7 @@ def _ece_interval(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray)
     return _interval(groups, bins[_bin(confidence)] * (confidence - right)[:, None], added, mean_gap)
 
 # %% ../../nbs/parts/evaluate.ipynb #59f905cb
-def _rounded(values) -> float | list[float]: return np.round(values, 4).tolist() # for JSON
+def _rounded(values): return np.round(values, 4).tolist() # for JSON
 
 def _probability_scores(probs: np.ndarray, truth: np.ndarray) -> dict:
     "Proper scores of `(N, classes)` probabilities: 'nll' in nats, and 'brier', 0 to 2; less is better"
@@ -223,118 +230,36 @@ def coverage_risk(
                 area=round(float(risk.mean()), 6))
 
 # %% ../../nbs/parts/evaluate.ipynb #dd5a5096
-def _task_metrics(
-    probs: np.ndarray, # `(N, classes)`
-    truth: np.ndarray, # `(N,)` class indices
-    groups: np.ndarray, # `(N,)` source group of each photo
-    names: Sequence[str], # of the classes
-) -> dict | None: # None without photos
-    "Accuracy, macro-F1 and ECE with intervals, proper scores, confusion matrix and a row a class"
+def _task_metrics(probs: np.ndarray, truth: np.ndarray, names: list[str], groups: np.ndarray) -> dict | None:
+    "Accuracy, macro-F1 and ECE with intervals, proper scores, confusion, a row a class; None without photos"
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-    if not len(truth): return None
+    known = truth >= 0
+    if not known.any(): return None
+    probs, truth, groups = probs[known], truth[known], groups[known]
     predicted, confidence = probs.argmax(1), probs.max(1)
     right, seen = predicted == truth, np.union1d(truth, predicted)
     scores = np.transpose(precision_recall_fscore_support(truth, predicted, labels=seen, zero_division=0))
-    classes = {names[label]: dict(precision=_rounded(p), recall=_rounded(r), f1=_rounded(f1), photos=int(n))
-               for label, (p, r, f1, n) in zip(seen, scores)}
-    return dict(accuracy=_rounded(right.mean()), accuracy_ci95=_rounded(accuracy_interval(right, groups)),
-                macro_f1=_rounded(scores[:, 2].mean()),
-                macro_f1_ci95=_rounded(_macro_f1_interval(predicted, truth, groups)),
-                ece=_rounded(ece(confidence, right)),
-                ece_ci95=_rounded(_ece_interval(confidence, right, groups)),
-                **_probability_scores(probs, truth), labels=list(names), classes=classes,
-                confusion=confusion_matrix(truth, predicted, labels=range(len(names))).tolist())
+    classes = {names[label]: dict(zip(('precision', 'recall', 'f1'), _rounded(row[:3])), photos=int(row[3]))
+               for label, row in zip(seen, scores)}
+    measured = dict(accuracy=right.mean(), accuracy_ci95=accuracy_interval(right, groups),
+                    macro_f1=scores[:, 2].mean(), macro_f1_ci95=_macro_f1_interval(predicted, truth, groups),
+                    ece=ece(confidence, right), ece_ci95=_ece_interval(confidence, right, groups),
+                    **_probability_scores(probs, truth))
+    confusion = confusion_matrix(truth, predicted, labels=range(len(names)))
+    return dict({name: _rounded(value) for name, value in measured.items()},
+                labels=list(names), classes=classes, confusion=confusion.tolist())
 
-# %% ../../nbs/parts/evaluate.ipynb #0f6fdec9
 def evaluate(
     scored: Scored, # photos, labels and answers
 ) -> dict: # n, pictures, of_unknown_fruits, fruit, freshness, both, coverage_risk, novelty
     "All metrics of a network, from its answers"
     from sklearn.metrics import roc_auc_score
-    fruit, freshness, groups = scored.fruit_truth, scored.freshness_truth, scored.groups
-    photos = len(groups)
-    known, pairs = fruit >= 0, [f'{name}, {state}' for name in scored.fruits for state in FRESHNESS]
-    joint = (scored.fruit_probs[:, :, None] * scored.freshness_probs[:, None]).reshape(photos, -1)
-    auroc = _rounded(roc_auc_score(~known, scored.novelty)) if 0 < known.sum() < photos else None
-    return dict(n=photos, pictures=len(set(groups.tolist())), of_unknown_fruits=int((~known).sum()),
-                fruit=_task_metrics(scored.fruit_probs[known], fruit[known], groups[known], scored.fruits),
-                freshness=_task_metrics(scored.freshness_probs, freshness, groups, FRESHNESS),
-                both=_task_metrics(joint[known], (2 * fruit + freshness)[known], groups[known], pairs),
-                coverage_risk=coverage_risk(scored.confidence, scored.right),
+    photos, unknown = len(scored.photos), scored.fruit_truth < 0
+    auroc = _rounded(roc_auc_score(unknown, scored.novelty)) if 0 < unknown.sum() < photos else None
+    tasks = {name: _task_metrics(*task, scored.groups) for name, task in _tasks(scored).items()}
+    return dict(n=photos, pictures=len(set(scored.groups.tolist())), of_unknown_fruits=int(unknown.sum()),
+                **tasks, coverage_risk=coverage_risk(scored.confidence, scored.right),
                 novelty=dict(auroc=auroc)) # of unknown fruits against known ones
-
-# %% ../../nbs/parts/evaluate.ipynb #f7ef1736
-def show_confusion(
-    metrics: dict, # as `evaluate` returns them
-):  # the matplotlib figure
-    "Confusion matrices of both tasks and of both together: photos in numbers, shares of each row in colour"
-    import matplotlib.pyplot as plt
-    from sklearn.metrics import ConfusionMatrixDisplay
-    tasks = {task: metrics[task] for task in ('fruit', 'freshness', 'both') if metrics[task]}
-    widths = [max(3.6, .55 * len(task['labels'])) for task in tasks.values()]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(sum(widths), 4.2), width_ratios=widths,
-                                layout='constrained', squeeze=False)
-    for axis, (name, task) in zip(axes[0], tasks.items()):
-        counts = np.array(task['confusion'])
-        shares = counts / counts.sum(1, keepdims=True).clip(1)
-        shown = ConfusionMatrixDisplay(shares, display_labels=task['labels'])
-        shown.plot(ax=axis, cmap='Greens', colorbar=False, im_kw=dict(vmin=0, vmax=1))
-        for text, count in zip(shown.text_.flat, counts.flat): text.set_text(count)
-        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
-        title = '{}: {:.1%} right ({:.1%} to {:.1%})'.format(name, task['accuracy'], *task['accuracy_ci95'])
-        axis.set(xlabel='answer', ylabel='truth', title=title)
-        axis.title.set_size(10)
-    plt.close(figure)
-    return figure
-
-# %% ../../nbs/parts/evaluate.ipynb #f9efa063
-def _show_sheet(shown: list[tuple[float, Photo, str]], most: int, none: str):
-    "Photos with titles, those of the lowest number first"
-    shown = sorted(shown, key=lambda row: row[0])[:most]
-    figure = show_photos([photo for _, photo, _ in shown], [title for *_, title in shown])
-    if not shown: figure.suptitle(none)
-    return figure
-
-def show_mistakes(
-    scored: Scored, # photos, labels and answers
-    most: int=24, # photos shown
-):  # the matplotlib figure
-    "Photos that are answered wrongly, the surest first: the label, and below it the answer"
-    fruit, freshness = scored.fruit_probs.argmax(1), scored.freshness_probs.argmax(1)
-    sure = np.maximum(scored.fruit_probs.max(1) * (fruit != scored.fruit_truth),
-                      scored.freshness_probs.max(1) * (freshness != scored.freshness_truth))
-    rows = [(-sure[i], photo, f'{photo.fruit}, {photo.freshness}\n'
-             f'says {scored.fruits[fruit[i]]}, {FRESHNESS[freshness[i]]} ({sure[i]:.0%})')
-            for i, photo in enumerate(scored.photos) if sure[i]]
-    return _show_sheet(rows, most, 'no mistakes')
-
-# %% ../../nbs/parts/evaluate.ipynb #d3ed9627
-def suspect_labels(
-    probs: np.ndarray, # `(N, classes)` by a network that was not trained on these photos
-    truth: np.ndarray, # `(N,)` class indices as labelled; -1: outside the vocabulary
-) -> np.ndarray: # indices of photos, the most suspect first
-    "Photos whose label is likely to be wrong"
-    given = probs[np.arange(len(truth)), truth]
-    usual = np.array([given[truth == label].mean() if (truth == label).any() else np.inf
-                      for label in range(probs.shape[1])])
-    rival = np.where(probs >= usual, probs, 0)
-    suspect = (truth >= 0) & (rival.max(1) > 0) & (rival.argmax(1) != truth)
-    return np.flatnonzero(suspect)[np.argsort(given[suspect], kind='stable')]
-
-# %% ../../nbs/parts/evaluate.ipynb #eed40e81
-def _tasks(scored: Scored) -> dict: # probabilities, true class indices and class names of each head
-    return dict(fruit=(scored.fruit_probs, scored.fruit_truth, scored.fruits),
-                freshness=(scored.freshness_probs, scored.freshness_truth, FRESHNESS))
-
-def show_suspects(
-    scored: Scored, # photos, labels and answers
-    most: int=24, # photos shown
-):  # the matplotlib figure
-    "The photos whose labels are most suspect: the label, how likely it is, and below it the answer"
-    rows = [(probs[i, truth[i]], scored.photos[i], f'{names[truth[i]]}? {probs[i, truth[i]]:.0%}\n'
-             f'{names[probs[i].argmax()]} {probs[i].max():.0%}')
-            for probs, truth, names in _tasks(scored).values() for i in suspect_labels(probs, truth)]
-    return _show_sheet(rows, most, 'no suspect labels')
 
 # %% ../../nbs/parts/evaluate.ipynb #b30d495e
 def _picture_weights(groups: np.ndarray) -> np.ndarray:
@@ -348,11 +273,7 @@ def _at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
     tiny = np.finfo(float).tiny # of which a logarithm can be taken
     return softmax(np.log(np.maximum(probs.astype(float), tiny)) / temperature, axis=1).clip(tiny)
 
-def fit_temperature(
-    probs: np.ndarray, # `(N, classes)` at temperature 1
-    truth: np.ndarray, # `(N,)` class indices
-    groups: np.ndarray, # `(N,)` source group of each photo
-) -> float: # in 0.05..20
+def _fit_temperature(probs: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> float: # in 0.05..20
     "The temperature at which the labels are most likely, as far as so many pictures can tell"
     from scipy.optimize import minimize_scalar
     weights, classes = _picture_weights(groups), probs.shape[1]
@@ -364,7 +285,7 @@ def fit_temperature(
         return nats @ weights / pictures
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
 
-# %% ../../nbs/parts/evaluate.ipynb #c39e56db
+# %% ../../nbs/parts/evaluate.ipynb #77daf058
 def _picture_quantile(values: np.ndarray, groups: np.ndarray, shares: float | np.ndarray) -> np.ndarray:
     "For each share of the pictures the smallest of `values` that so many don't exceed"
     order = np.argsort(values, kind='stable')
@@ -372,18 +293,13 @@ def _picture_quantile(values: np.ndarray, groups: np.ndarray, shares: float | np
     wanted = np.asarray(shares) * reached[-1] - 1e-9 # rounding costs no picture
     return values[order][np.searchsorted(reached, wanted)]
 
-# %% ../../nbs/parts/evaluate.ipynb #77daf058
 _WISHED_RISK = .01 # errors among answers that are given
 _CERTAINTY = .95 # confidence of a stated risk, as of the intervals
 _WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
 _SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
 
-def confidence_for_risk(
-    confidence: np.ndarray, # `(N,)` joint confidences
-    right: np.ndarray, # `(N,) bool`
-    groups: np.ndarray, # `(N,)` source group of each photo
-) -> tuple[float, float]: # withhold answers below this confidence: at most this share of the others is wrong
-    "The lowest threshold that provably keeps the risk at 1 %, or one that comes near; and its bound"
+def _confidence_for_risk(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray):
+    "The lowest threshold that provably keeps the risk at 1 %, or one that comes near; and the risk it keeps"
     from scipy.stats import beta
     thresholds = _picture_quantile(confidence, groups, _WITHHELD)
     given = (confidence >= thresholds[:, None]) * _picture_weights(groups)
@@ -403,8 +319,8 @@ class Calibration:
     fruit_temperature: float # divides the fruit logits
     freshness_temperature: float # divides the freshness logits
     novelty_threshold: float # photos of higher novelty get no answer
-    confidence_threshold: float=0. # answers of lower joint confidence are withheld
-    stated_risk: float=1. # at most this share of the given answers is wrong
+    confidence_threshold: float # answers of lower joint confidence are withheld
+    stated_risk: float # at most this share of the given answers is wrong
 
 # %% ../../nbs/parts/evaluate.ipynb #a040e401
 def at_temperatures(
@@ -424,20 +340,26 @@ def given_answers(
     limit = np.inf if config.novelty_threshold is None else config.novelty_threshold
     return (scored.confidence >= config.confidence_threshold) & (scored.novelty <= limit)
 
+def as_calibrated(
+    raw: Scored, # answers at temperature 1
+    config, # `Calibration`, or a network's config
+) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are given
+    "The answers of a network with this calibration"
+    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
+    return scored, given_answers(scored, config)
+
 # %% ../../nbs/parts/evaluate.ipynb #24140028
 def fit_calibration(
     raw: Scored, # validation photos, answers at temperature 1
 ) -> Calibration: # for photos of their kind
     "Fit temperatures and thresholds, each picture counting once"
-    fruit = fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
-    freshness = fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
+    fruit = _fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
+    freshness = _fit_temperature(raw.freshness_probs, raw.freshness_truth, raw.groups)
     novelty = float(_picture_quantile(raw.novelty, raw.groups, .99))
-    fitted = Calibration(fruit, freshness, novelty)
     near = at_temperatures(raw, fruit, freshness).take(raw.novelty <= novelty)
-    threshold, stated_risk = confidence_for_risk(near.confidence, near.right, near.groups)
-    return replace(fitted, confidence_threshold=threshold, stated_risk=stated_risk)
+    return Calibration(fruit, freshness, novelty,
+                       *_confidence_for_risk(near.confidence, near.right, near.groups))
 
-# %% ../../nbs/parts/evaluate.ipynb #77cf4e14
 def calibrate(
     net: FruitNet, # its config and its novelty are filled in; evaluated from now on
     split: Split, # the one it was trained with
@@ -461,11 +383,18 @@ def crossfit(
     fruit, freshness = raw.fruit_probs.astype(float), raw.freshness_probs.astype(float)
     given, folds = np.ones(len(raw.photos), bool), min(5, len(set(raw.groups.tolist())))
     for rest, fold in GroupKFold(folds).split(raw.groups, groups=raw.groups) if folds > 1 else ():
-        fitted = fit_calibration(raw.take(rest))
-        part = at_temperatures(raw.take(fold), fitted.fruit_temperature, fitted.freshness_temperature)
+        part, given[fold] = as_calibrated(raw.take(fold), fit_calibration(raw.take(rest)))
         fruit[fold], freshness[fold] = part.fruit_probs, part.freshness_probs
-        given[fold] = given_answers(part, fitted)
     return replace(raw, fruit_probs=fruit, freshness_probs=freshness), given
+
+# %% ../../nbs/parts/evaluate.ipynb #d3ed9627
+def _suspect_labels(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    "Indices of photos whose label is likely to be wrong; -1 in `truth` is outside the vocabulary"
+    given = probs[np.arange(len(truth)), truth]
+    usual = np.array([given[truth == label].mean() if (truth == label).any() else np.inf
+                      for label in range(probs.shape[1])])
+    rival = np.where(probs >= usual, probs, 0)
+    return np.flatnonzero((truth >= 0) & (rival.max(1) > 0) & (rival.argmax(1) != truth))
 
 # %% ../../nbs/parts/evaluate.ipynb #caaeb99e
 def report(
@@ -475,126 +404,153 @@ def report(
     stated_risk: float | None=None, # as in the network's config
 ) -> dict: # as `evaluate` returns it, with `ece_before` for each task, `answers` and `suspect_labels`
     "The metrics, the calibration errors before and after, and what withholding answers gains"
-    metrics, before, right = evaluate(after), evaluate(raw), after.right[given]
-    for task in ('fruit', 'freshness', 'both'):
-        if metrics[task]: metrics[task]['ece_before'] = before[task]['ece']
+    metrics, right = evaluate(after), after.right[given]
+    for task, (probs, truth, _) in _tasks(raw).items():
+        if metrics[task]: metrics[task]['ece_before'] = _rounded(ece(*_hits(probs, truth)))
     low, high = accuracy_interval(right, after.groups[given]) if len(right) else (0., 1.)
     metrics['answers'] = dict(stated_risk=None if stated_risk is None else _rounded(stated_risk),
                               certainty=_CERTAINTY, coverage=_rounded(given.mean()),
                               coverage_ci95=_rounded(accuracy_interval(given, after.groups)),
                               risk=_rounded((~right).mean()) if len(right) else None,
                               risk_ci95=_rounded((1 - high, 1 - low)))
-    metrics['suspect_labels'] = {task: len(suspect_labels(probs, truth))
-                                 for task, (probs, truth, _) in _tasks(after).items()}
+    metrics['suspect_labels'] = {task: len(_suspect_labels(*_tasks(after)[task][:2])) for task in _HEADS}
     return metrics
 
+# %% ../../nbs/parts/evaluate.ipynb #f7ef1736
+def plain_axes(
+    rows: int=1, # of axes
+    columns: int=1, # of axes
+    **options, # of `plt.subplots`
+):  # the matplotlib figure, and `(rows, columns)` axes
+    "Axes without a frame, on a figure that a notebook shows only where it is the result of a cell"
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(rows, columns, squeeze=False, layout='constrained', **options)
+    for axis in axes.flat: axis.spines[['top', 'right']].set_visible(False)
+    plt.close(figure)
+    return figure, axes
+
+def _show_confusion(metrics: dict):
+    from sklearn.metrics import ConfusionMatrixDisplay
+    tasks = {task: metrics[task] for task in (*_HEADS, 'both') if metrics[task]}
+    widths = [max(3.6, .55 * len(task['labels'])) for task in tasks.values()]
+    figure, axes = plain_axes(1, len(tasks), figsize=(sum(widths), 4.2), width_ratios=widths)
+    for axis, (name, task) in zip(axes[0], tasks.items()):
+        counts = np.array(task['confusion'])
+        shares = counts / counts.sum(1, keepdims=True).clip(1)
+        shown = ConfusionMatrixDisplay(shares, display_labels=task['labels'])
+        shown.plot(ax=axis, cmap='Greens', colorbar=False, im_kw=dict(vmin=0, vmax=1))
+        for text, count in zip(shown.text_.flat, counts.flat): text.set_text(count)
+        for label in axis.get_xticklabels(): label.set(rotation=30, ha='right')
+        title = '{}: {:.1%} right ({:.1%} to {:.1%})'.format(name, task['accuracy'], *task['accuracy_ci95'])
+        axis.set(xlabel='answer', ylabel='truth')
+        axis.set_title(title, fontsize=10)
+    return figure
+
+# %% ../../nbs/parts/evaluate.ipynb #f9efa063
+def _mistakes(probs: np.ndarray, truth: np.ndarray): return np.flatnonzero(probs.argmax(1) != truth)
+
+def _show_doubtful(scored: Scored, choose: Callable, none: str, most: int=24):
+    "Photos whose labels, of either kind, `choose` picks by probabilities and truth"
+    rows = []
+    for task in _HEADS:
+        probs, truth, names = _tasks(scored)[task]
+        for i in choose(probs, truth):
+            label, likely = getattr(scored.photos[i], task), probs[i, truth[i]] * (truth[i] >= 0)
+            title = f'{label} {likely:.0%}\n{names[probs[i].argmax()]} {probs[i].max():.0%}'
+            rows.append((likely, title, scored.photos[i]))
+    rows = sorted(rows, key=lambda row: row[0])[:most]
+    figure = show_photos([photo for *_, photo in rows], [title for _, title, _ in rows])
+    if not rows: figure.suptitle(none)
+    return figure
+
 # %% ../../nbs/parts/evaluate.ipynb #0bf3b085
-def _plot_reliability(axis, confidence: np.ndarray, right: np.ndarray, color: str, name: str) -> None:
-    "One series: a dot for each bin that has photos"
-    place = _bin(confidence)
-    counts = np.bincount(place)
+_GREY, _RED = '#9aa0a6', '#c8553d'
+
+def _plot_bins(axis, confidence: np.ndarray, right: np.ndarray, color: str, name: str) -> None:
+    "A dot for each bin that has photos"
+    bins = _bin(confidence)
+    counts = np.bincount(bins)
     full = counts > 0
-    def means(values): return np.bincount(place, weights=values)[full] / counts[full]
-    places = means(confidence), means(right)
+    places = [np.bincount(bins, weights=values)[full] / counts[full] for values in (confidence, right)]
     axis.plot(*places, linewidth=.8, color=color)
-    axis.scatter(*places, s=10 + 200 * counts[full] / counts.sum(), alpha=.7, color=color,
+    axis.scatter(*places, s=10 + 200 * counts[full] / max(counts.sum(), 1), alpha=.7, color=color,
                  label=f'{name}: error {ece(confidence, right):.3f}')
 
-# %% ../../nbs/parts/evaluate.ipynb #793b7c21
 def show_reliability(
     before: Scored, # answers at temperature 1
     after: Scored, # the same ones calibrated
 ):  # the matplotlib figure
     "Reliability diagrams of both heads, before and after calibration"
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), layout='constrained', sharey=True)
-    for axis, task in zip(axes, _tasks(after)):
-        axis.plot([0, 1], [0, 1], color='#9aa0a6', linestyle=':')
-        for scored, color, name in ((before, '#9aa0a6', 'before'), (after, '#c8553d', 'after')):
-            probs, truth, _ = _tasks(scored)[task]
-            known = truth >= 0
-            right = probs.argmax(1) == truth
-            if known.any(): _plot_reliability(axis, probs.max(1)[known], right[known], color, name)
-        axis.set_title(task if known.any() else f'{task}: none known', fontsize=10)
+    figure, axes = plain_axes(1, 2, figsize=(7.5, 3.4), sharey=True)
+    for axis, task in zip(axes[0], _HEADS):
+        axis.plot([0, 1], [0, 1], color=_GREY, linestyle=':')
+        for scored, color, name in ((before, _GREY, 'before'), (after, _RED, 'after')):
+            _plot_bins(axis, *_hits(*_tasks(scored)[task][:2]), color, name)
+        axis.set_title(task, fontsize=10)
         axis.set(xlabel='confidence', xlim=(0, 1.06), ylim=(-.03, 1.06))
         axis.legend(frameon=False, fontsize=8, loc='lower right')
-        axis.spines[['top', 'right']].set_visible(False)
-    axes[0].set_ylabel('share right')
-    plt.close(figure)
+    axes[0, 0].set_ylabel('share right')
     return figure
 
 # %% ../../nbs/parts/evaluate.ipynb #47ec4b69
-def show_coverage_risk(
-    scored: Scored, # photos, labels and answers
-    answers: dict, # of them, `metrics['answers']`; marked by a dot
-):  # the matplotlib figure
-    "The share of errors among the answers that are given, for any share of photos that get one"
-    import matplotlib.pyplot as plt
+def _show_coverage_risk(scored: Scored, answers: dict):
+    "The share of errors for any share of photos that get an answer; a dot marks those that get one"
     risk = _risk_curve(scored.confidence, scored.right)
-    figure, axis = plt.subplots(figsize=(4.6, 3.2), layout='constrained')
-    axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color='#c8553d')
+    figure, [[axis]] = plain_axes(figsize=(4.6, 3.2))
+    axis.plot(np.arange(1, len(risk) + 1) / len(risk), risk, color=_RED)
     if answers['risk'] is not None:
-        axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3,
-                     label=f"answered: {answers['coverage']:.1%}, wrong: {answers['risk']:.1%}")
+        label = 'answered: {coverage:.1%}, wrong: {risk:.1%}'.format(**answers)
+        axis.scatter(answers['coverage'], answers['risk'], color='#4c9f50', zorder=3, label=label)
     if answers['stated_risk'] is not None:
-        axis.axhline(answers['stated_risk'], color='#9aa0a6', linestyle=':',
-                     label=f"stated: at most {answers['stated_risk']:.1%}")
+        label = 'stated: at most {stated_risk:.1%}'.format(**answers)
+        axis.axhline(answers['stated_risk'], color=_GREY, linestyle=':', label=label)
     axis.set(xlabel='coverage', ylabel='risk', xlim=(0, 1.02))
     axis.set_ylim(bottom=-.002)
     axis.set_title(f"area under the curve: {risk.mean():.4f}", fontsize=10)
     if answers['risk'] is not None: axis.legend(frameon=False, fontsize=8)
-    axis.spines[['top', 'right']].set_visible(False)
-    plt.close(figure)
     return figure
 
-# %% ../../nbs/parts/evaluate.ipynb #1c51e247
 def evaluation_figures(
     raw: Scored, # answers at temperature 1
     scored: Scored, # the same ones calibrated
     metrics: dict, # of them, as `report` returns them
 ) -> dict: # name -> figure
-    "All figures of this page"
-    return dict(confusion=show_confusion(metrics), reliability=show_reliability(raw, scored),
-                coverage_risk=show_coverage_risk(scored, metrics['answers']),
-                mistakes=show_mistakes(scored), suspects=show_suspects(scored))
-
-# %% ../../nbs/parts/evaluate.ipynb #6db550a3
-def save_figures(
-    folder: Path, # where they go
-    **figures, # name -> matplotlib figure
-) -> None:
-    "Write each figure as a PNG"
-    for name, figure in figures.items():
-        with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
+    "Confusion, reliability, coverage and risk, mistakes, suspect labels"
+    return dict(confusion=_show_confusion(metrics), reliability=show_reliability(raw, scored),
+                coverage_risk=_show_coverage_risk(scored, metrics['answers']),
+                mistakes=_show_doubtful(scored, _mistakes, 'no mistakes'),
+                suspects=_show_doubtful(scored, _suspect_labels, 'no suspect labels'))
 
 # %% ../../nbs/parts/evaluate.ipynb #6cd37c73
+_LINE = '{:<12}' + '{:>9}   {:<16}' * 3 + '{:>7}{:>8}{:>8}{:>8}'
+_INTERVALS = {'accuracy': 'accuracy', 'macro_f1': 'macro-F1', 'ece': 'ECE'}
+
 def _task_lines(name: str, task: dict) -> list[str]:
     "One task's metrics, and below them each class's"
-    line = f'{name:<12}'
-    for metric in ('accuracy', 'macro_f1', 'ece'):
-        line += '{:>9.3f}   {:<16}'.format(task[metric], '{:.3f} to {:.3f}'.format(*task[f'{metric}_ci95']))
-    line += '{ece_before:>7.3f}{nll:>8.3f}{brier:>8.3f}'.format(**task) + f"{np.sum(task['confusion']):>8}"
+    cells = [name]
+    for metric in _INTERVALS:
+        cells += [f'{task[metric]:.3f}', '{:.3f} to {:.3f}'.format(*task[f'{metric}_ci95'])]
+    cells += [f'{task[metric]:.3f}' for metric in ('ece_before', 'nll', 'brier')]
     row = '  {:<18} precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}, {photos} photos'
-    return [line, *(row.format(label, **scores) for label, scores in task['classes'].items())]
+    classes = [row.format(label, **scores) for label, scores in task['classes'].items()]
+    return [_LINE.format(*cells, np.sum(task['confusion'])), *classes]
 
 def _risk_line(answers: dict) -> str:
     "What withholding answers gains, and what is stated of it"
     if answers['risk'] is None: return 'no photo gets an answer: none is sure enough'
-    line = 'answers {coverage:.1%} of the photos; of these answers {risk:.1%} are wrong'.format(**answers)
-    line += ' ({:.1%} to {:.1%})'.format(*answers['risk_ci95'])
-    if answers['stated_risk'] is None: return line
-    return line + ('; stated for pictures like those of validation: at most {stated_risk:.1%}, '
-                   'with {certainty:.0%} confidence').format(**answers)
+    line = ('answers {coverage:.1%} of the photos; of these answers {risk:.1%} are wrong ({:.1%} to {:.1%})'
+            + '; stated for pictures like those of validation: at most {stated_risk:.1%}, '
+              'with {certainty:.0%} confidence' * (answers['stated_risk'] is not None))
+    return line.format(*answers['risk_ci95'], **answers)
 
 # %% ../../nbs/parts/evaluate.ipynb #6d0f6c85
 def metrics_table(
     metrics: dict, # as `report` returns them
 ) -> str: # lines of text
     "Both tasks' metrics and each class's, for a terminal"
-    columns = ''.join(f"{name:>9}   {'95 % interval':<16}" for name in ('accuracy', 'macro-F1', 'ECE'))
-    lines = [f"{'task':<12}{columns}{'before':>7}{'NLL':>8}{'Brier':>8}{'photos':>8}"]
-    for task in ('fruit', 'freshness', 'both'):
-        if metrics[task]: lines += _task_lines(task, metrics[task])
+    pairs = [cell for name in _INTERVALS.values() for cell in (name, '95 % interval')]
+    lines = [_LINE.format('task', *pairs, 'before', 'NLL', 'Brier', 'photos')]
+    for task in (*_HEADS, 'both'): lines += _task_lines(task, metrics[task]) if metrics[task] else []
     lines.append(f"area under the curve of coverage and risk: {metrics['coverage_risk']['area']:.4f}")
     unknown, auroc = metrics['of_unknown_fruits'], metrics['novelty']['auroc']
     if auroc is not None: lines.append(f"novelty, {unknown} photos of unknown fruits against "
@@ -613,6 +569,14 @@ def say(
     "Tell the person at the terminal; results go to stdout, this goes to stderr"
     if processes().is_main_process: tqdm.write(str(words), file=sys.stderr)
 
+def save_figures(
+    folder: Path, # where they go
+    **figures, # name -> matplotlib figure
+) -> None:
+    "Write each figure as a PNG"
+    for name, figure in figures.items():
+        with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
+
 # %% ../../nbs/parts/evaluate.ipynb #280dcc1b
 @command
 def fruit_evaluate(
@@ -626,9 +590,9 @@ def fruit_evaluate(
     checked = check_photos(found.photos, net.config.normalisation.size)
     grouping = group_photos(checked.photos)
     for part in (found, checked, grouping): say(part)
-    raw, config = score_photos(net, checked.photos, grouping.groups, checked.store), net.config
-    scored = at_temperatures(raw, config.fruit_temperature, config.freshness_temperature)
-    metrics = report(raw, scored, given_answers(scored, config), config.stated_risk)
+    raw = score_photos(net, checked.photos, grouping.groups, checked.store)
+    scored, given = as_calibrated(raw, net.config)
+    metrics = report(raw, scored, given, net.config.stated_risk)
     say(metrics_table(metrics))
     if out:
         save_figures(Path(out), **evaluation_figures(raw, scored, metrics))

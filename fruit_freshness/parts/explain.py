@@ -40,7 +40,7 @@ def _feature_maps(
 ) -> tuple: # the logits of both heads, and two feature maps `(N, channels, height, width)`
     "Answers, and the last feature maps at each of the last two resolutions"
     import torch
-    from fruit_freshness.model import ModelError, backbone_blocks
+    from fruit_freshness.parts.backbones import ModelError, backbone_blocks
     maps, thread = {}, threading.get_ident()
     def keep(module, inputs, output):
         if threading.get_ident() != thread: return # another thread answers other photos with the same network
