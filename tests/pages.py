@@ -16,6 +16,7 @@ from nbdev.showdoc import BasicMarkdownRenderer
 from PIL import Image
 
 PRIVATE = re.compile(r'\[(`(?:\w+\.)?_\w+(?:\(\))?`)\]\(https?:[^)]+\)') # a link to what no page shows
+NOT_FOR_READERS = re.compile(r'^show_doc\((_|\w+\.__(copy|reduce)__)', re.MULTILINE)
 NESTED = re.compile(r'\[\[(`[^`]+`)\]\(https?:[^)]+\)\]\(')
 TEST = re.compile(r'test_|assert |with expect_fail|for .*\n? *test_')
 FFMPEG = re.compile(r'\[[\w,]+ @ 0x[0-9a-f]+\] ') # what it writes to stderr by itself
@@ -50,6 +51,7 @@ def options(symbol) -> dict[str, Param]:
 def parameter_text(parameter: inspect.Parameter, option: Param | None) -> str:
     "One parameter with its type and default"
     annotation = option.type if option else parameter.annotation
+    annotation = getattr(annotation, '__forward_arg__', annotation) # as a named tuple keeps it
     if not isinstance(annotation, str): annotation = inspect.formatannotation(annotation)
     stars = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}.get(parameter.kind, '')
     text = stars + parameter.name + (f': {annotation}' if parameter.annotation is not parameter.empty else '')
@@ -78,6 +80,8 @@ def signature_text(symbol, name: str) -> str:
 def table(symbol) -> str:
     "What each parameter means, and what comes back; empty where nothing is said"
     said = {} if is_error(symbol) else docments(symbol, returns=not inspect.isclass(symbol))
+    if inspect.isclass(symbol) and issubclass(symbol, tuple): # a named tuple: its fields' comments stand in its source
+        said = dict(re.findall(r'^ +(\w+): [^#\n]*# (.+)$', inspect.getsource(symbol), re.MULTILINE))
     said |= {name: option.help for name, option in options(symbol).items()}
     named = {'*returns*' if name == 'return' else f'<code>{name}</code>': text for name, text in said.items() if text}
     lines = [f"| {name} | {' '.join(text.split()).replace('|', chr(92) + '|')} |" for name, text in named.items()]
@@ -135,6 +139,7 @@ def tidy(cell):
     "Fold what nobody reads, mark charts, and drop outputs for which Quarto would load scripts from elsewhere"
     if cell.cell_type == 'markdown': cell.source = mended(cell.source)
     if cell.cell_type != 'code': return
+    if NOT_FOR_READERS.search(cell.source): return cell.pop('source') # nbdev leaves out cells without a source
     cell.outputs = [output for output in cell.get('outputs', []) if for_site(output)]
     for output in cell.outputs:
         if 'text' in output: output['text'] = [line for line in output['text'] if not FFMPEG.match(line)]
