@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .parts.core import FRESHNESS, FruitError, atomic_write
 from .parts.backbones import (ModelError, count_parameters, create_backbone, freeze_backbone,
-                                             load_weights)
+                                             load_weights, pool_spread)
 from .data import Normalisation
 
 # %% auto #0
@@ -32,6 +32,9 @@ class ModelConfig:
     fruits: list[str] # the fruit vocabulary, in the order of the fruit head's outputs
     backbone: str='resnet50' # torchvision's name, or timm's after 'timm/'
     normalisation: Normalisation=Normalisation() # what the backbone expects
+    pooling: str='mean' # of the backbone's last maps: mean or spread
+    width: int=512 # numbers that the shared MLP gives to the heads
+    others: bool=False # the fruit head has one more output: the photo shows none of the fruits
     fruit_temperature: float=1. # divides the fruit logits before the softmax
     freshness_temperature: float=1. # divides the freshness logits
     novelty_threshold: float | None=None # above it a photo is unlike the training photos; None: not fitted
@@ -47,9 +50,9 @@ class Logits(NamedTuple):
     fruit: Tensor # `(N, fruits) float`
     freshness: Tensor # `(N, 2) float`
 
-def _head(classes: int) -> nn.Module: # `(N, 512)` -> `(N, classes)`
+def _head(classes: int, width: int) -> nn.Module: # `(N, width)` -> `(N, classes)`
     "One task's own layers"
-    return nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
+    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Dropout(.2), nn.Linear(256, classes))
 
 # %% ../nbs/02_model.ipynb #a593b1b4
 class FruitNet(nn.Module):
@@ -62,11 +65,13 @@ class FruitNet(nn.Module):
     ):
         super().__init__()
         self.config, self.backbone = config, backbone
-        size = config.normalisation.size
-        with torch.no_grad(): width = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
-        self.shared = nn.Sequential(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.SiLU(), nn.Dropout(.3))
-        self.fruit_head, self.freshness_head = _head(len(config.fruits)), _head(len(config.freshness))
-        self.register_buffer('novelty_basis', torch.zeros(width, 1))
+        size, width = config.normalisation.size, config.width
+        with torch.no_grad(): features = backbone.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        mixed = nn.Linear(features, width)
+        self.shared = nn.Sequential(mixed, nn.BatchNorm1d(width), nn.SiLU(), nn.Dropout(.3))
+        self.fruit_head = _head(len(config.fruits) + config.others, width)
+        self.freshness_head = _head(len(config.freshness), width)
+        self.register_buffer('novelty_basis', torch.zeros(features, 1))
         self.register_buffer('novelty_centres', torch.zeros(1, 1))
         self.train()
 
@@ -75,7 +80,8 @@ class FruitNet(nn.Module):
     ) -> Logits: # of both tasks
         "Answers to features"
         shared = self.shared(features)
-        return Logits(self.fruit_head(shared), self.freshness_head(shared))
+        fruit = self.fruit_head(shared)[:, :len(self.config.fruits)] # the answer is one of the fruits
+        return Logits(fruit, self.freshness_head(shared))
 
 # %% ../nbs/02_model.ipynb #ec26a60d
 @patch
@@ -102,12 +108,14 @@ def create_model(
     backbone: str='resnet50', # torchvision's name, or timm's after 'timm/'
     weights: Path | str | None=None, # a file of weights for the backbone; ImageNet's by default
     pretrained: bool=True, # False: random weights, for tests
+    **config, # further fields of `ModelConfig`
 ) -> FruitNet: # frozen but for the backbone's last stage, the MLP and the heads
     "A network for any fruits"
     if not fruits or len(set(fruits)) < len(fruits): raise ModelError(f"{list(fruits)}: give each fruit once")
     body, normalisation = create_backbone(backbone)
     if weights or pretrained: load_weights(body, backbone, weights)
-    net = FruitNet(ModelConfig(list(fruits), backbone, normalisation), body)
+    if config.get('pooling') == 'spread': pool_spread(body, backbone)
+    net = FruitNet(ModelConfig(list(fruits), backbone, normalisation, **config), body)
     freeze_backbone(net)
     return net
 
@@ -184,11 +192,13 @@ class Answers(NamedTuple):
 def novelty(
     net: FruitNet, # whose backbone gave the features
     features: Tensor, # `(N, features)` of its backbone
-) -> Tensor: # `(N,) float32`, 0 to 2; 1 for every photo until `fit_novelty`
-    "Distance to the nearest training photo, for features of length one, in all directions"
+) -> Tensor: # `(N,) float32`, 0 to 2, or 3 where others were learned; 1 for every photo until `fit_novelty`
+    "Distance to the nearest training photo, for features of length one; plus P(none of the fruits), if learned"
     places = F.normalize(features.float(), dim=1) @ net.novelty_basis.float()
     nearest = torch.cdist(places, net.novelty_centres.float()).min(1).values
-    return (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
+    away = (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
+    if not net.config.others: return away
+    return away + F.softmax(net.fruit_head(net.shared(features)).float(), dim=1)[:, -1]
 
 # %% ../nbs/02_model.ipynb #4bd19354
 def fast_dtype(
@@ -388,7 +398,9 @@ def load_model(
         known = {name: facts[name] for name in ModelConfig.__dataclass_fields__ if name in facts}
         size, mean, std = (facts['normalisation'][name] for name in ('size', 'mean', 'std'))
         config = ModelConfig(**{**known, 'normalisation': Normalisation(int(size), tuple(mean), tuple(std))})
-        net = FruitNet(config, create_backbone(config.backbone)[0])
+        body = create_backbone(config.backbone)[0]
+        if config.pooling == 'spread': pool_spread(body, config.backbone)
+        net = FruitNet(config, body)
         net.novelty_basis, net.novelty_centres = tensors['novelty_basis'], tensors['novelty_centres']
         net.load_state_dict(tensors)
     except FruitError: raise

@@ -16,6 +16,7 @@ from accelerate.utils import (DataLoaderConfiguration, DistributedDataParallelKw
                               set_seed)
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from fastcore.script import Param
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import Sampler
@@ -28,6 +29,7 @@ __all__ = ['TrainConfig', 'make_schedule', 'parameter_groups', 'Progress', 'Trai
 # %% ../nbs/03_train.ipynb #4ef80a58
 from .parts.core import (DataError, FRESHNESS, atomic_write, command, content_hash,
                                         heard_stop, progress_bar)
+from .parts.robust import RobustConfig, train_robust
 from .parts.sample import draw_sample
 from .data import (PhotoDataset, PhotoStore, check_photos, download_photos, find_photos,
                                   show_counts, train_transforms, valid_transforms)
@@ -703,20 +705,36 @@ def _new_run() -> str: # e.g. 'runs/20260728-101500'
     return broadcast_object_list([time.strftime('runs/%Y%m%d-%H%M%S')])[0]
 
 # %% ../nbs/03_train.ipynb #6664ab8a
+def _robust_config(
+    config: TrainConfig, # as given
+) -> RobustConfig: # with what was given otherwise than by default
+    "The options that both recipes have; `DataError` for another one"
+    usual, fields = TrainConfig(), RobustConfig.__dataclass_fields__
+    given = {name: value for name, value in vars(config).items() if value != getattr(usual, name)}
+    foreign = ', '.join(f"--{name.replace('_', '-')}" for name in given if name not in fields)
+    if foreign: raise DataError(f"{foreign}: no option of --recipe robust; its constants are in RobustConfig")
+    return RobustConfig(**given)
+
 @command
 @delegates(TrainConfig)
 def fruit_train(
-    data: str='sample', # a folder of photos, 'sample', 'kaggle' or 'kaggle:owner/name'
+    data: Param("a folder of photos, 'sample', 'kaggle' or 'kaggle:owner/name'; "
+                "several folders for --recipe robust", str, nargs='+')='sample',
     out: str=None, # run folder; runs/<date and time> by default
     resume: bool=False, # go on with the run in --out
     find_lr: bool=False, # don't train: save a plot of the loss at each learning rate, lr_find.png
+    recipe: str='reference', # reference, or robust: many sources, calibrated on sources left out
     **kwargs,
 ) -> dict: # metrics on the test photos, or else the validation photos
     "Check, split, train, evaluate and save; the last line on stdout is one JSON object"
-    config = TrainConfig(**kwargs)
+    config, folders = TrainConfig(**kwargs), [data] if isinstance(data, str) else data
     if config.epochs < 1: raise DataError(f"--epochs {config.epochs}: give 1 or more")
     if resume and not out: raise DataError("--resume: give the run folder with --out")
     folder = Path(out or _new_run())
+    if recipe == 'robust': return train_robust(_robust_config(config), folders, folder, resume)
+    if recipe != 'reference': raise DataError(f"--recipe {recipe}: unknown; choose reference or robust")
+    if len(folders) > 1: raise DataError(f"--data {' '.join(folders)}: give one folder, or --recipe robust")
+    data, = folders
     return _try_rates(config, data, folder) if find_lr else train_photos(config, data, folder, resume)
 
 fruit_train.__delwrap__ = TrainConfig # type: ignore[attr-defined] # its comments are the help of the options

@@ -14,8 +14,8 @@ from .core import FruitError
 from ..data import Normalisation
 
 # %% auto #0
-__all__ = ['WHEEL_BACKBONE', 'ModelError', 'create_backbone', 'load_weights', 'backbone_blocks', 'backbone_stages',
-           'freeze_backbone', 'count_parameters', 'speed_up']
+__all__ = ['WHEEL_BACKBONE', 'ModelError', 'create_backbone', 'SpreadPool', 'pool_spread', 'load_weights', 'backbone_blocks',
+           'backbone_stages', 'freeze_backbone', 'count_parameters', 'speed_up']
 
 # %% ../../nbs/parts/backbones.ipynb #8e4a5b8b
 class ModelError(FruitError):
@@ -49,6 +49,32 @@ def create_backbone(
         raise ModelError(f"timm/{name}: {error}; see {similar}") from None
     data = timm.data.resolve_model_data_config(backbone)
     return backbone, Normalisation(data['input_size'][-1], tuple(data['mean']), tuple(data['std']))
+
+# %% ../../nbs/parts/backbones.ipynb #73d5da81
+class SpreadPool(nn.Module):
+    "Mean, mean of the largest tenth, and standard deviation of each map over its places"
+    def __init__(self,
+        channels: int, # maps
+    ):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3 * channels, affine=False) # the three differ in size
+
+    def forward(self,
+        maps: Tensor, # `(N, channels, height, width)`
+    ) -> Tensor: # `(N, 3 * channels) float32`
+        places = maps.float().flatten(2)
+        largest = places.topk(max(1, round(.1 * places.shape[2])), dim=2).values
+        spread = (places.var(2, correction=0) + 1e-6).sqrt()
+        return self.norm(torch.cat([places.mean(2), largest.mean(2), spread], dim=1))
+
+def pool_spread(
+    backbone: nn.Module, # an EfficientNet of timm; gets another pooling
+    name: str, # of the backbone
+) -> None:
+    "Let a backbone tell more of its last maps than their mean"
+    if not hasattr(backbone, 'conv_head'):
+        raise ModelError(f"{name}: has no maps to pool by spread; take an EfficientNet of timm")
+    backbone.global_pool = SpreadPool(backbone.conv_head.out_channels)
 
 # %% ../../nbs/parts/backbones.ipynb #f92339a3
 WHEEL_BACKBONE = 'timm/tf_efficientnet_lite0.in1k'
