@@ -42,7 +42,8 @@ docs-check: setup
 clean:
 	rm -rf $(VENV) build dist *.egg-info _docs _proc
 
-# The network that the package carries, from photos of apples, bananas, oranges and strawberries: make shipped DATA=path/to/photos SOURCES="where they are from"
+# The network that the package carries, from folders of photos with several sources: make shipped DATA="path/to/photos path/to/others"
 shipped: setup
-	$(BIN)/fruit_train --data $(DATA) --backbone $(BACKBONE) --out $(OUT)
-	$(BIN)/python nbs/studies/shipped.py $(OUT) $(DATA) "$(SOURCES)"
+	$(BIN)/fruit_train --recipe robust --data $(DATA) --out $(OUT)
+	cp $(OUT)/model.safetensors $(OUT)/config.json $(OUT)/README.md fruit_freshness/shipped/
+	$(BIN)/python -c "from fruit_freshness.apps.export import write_graph; write_graph('fruit_freshness/shipped')"

@@ -193,7 +193,7 @@ def novelty(
     net: FruitNet, # whose backbone gave the features
     features: Tensor, # `(N, features)` of its backbone
 ) -> Tensor: # `(N,) float32`, 0 to 2, or 3 where others were learned; 1 for every photo until `fit_novelty`
-    "Distance to the nearest training photo, for features of length one; plus P(none of the fruits), if learned"
+    "Distance to the nearest training photo at features of length one; plus P(none of the fruits), if learned"
     places = F.normalize(features.float(), dim=1) @ net.novelty_basis.float()
     nearest = torch.cdist(places, net.novelty_centres.float()).min(1).values
     away = (nearest.square() + 1 - places.square().sum(1)).clamp(min=0).sqrt()
@@ -319,7 +319,7 @@ _CARD = """# {fruits}: fresh or rotten?
 
 Backbone `{backbone}`, {parameters:,} parameters, photos of {size} x {size} pixels. \
 One network, two answers: the fruit and its freshness.
-
+{abroad}
 ## Training
 
 {training}
@@ -343,8 +343,34 @@ _VALIDATED = """## Validation ({n} photos that show no picture of the training p
 These photos chose the epoch, so the figures are slightly optimistic; temperatures and thresholds were \
 fitted on one part of them and judged on another. \
 A test part that chooses nothing: `fruit_train --test-share .15`."""
+_HOME = """## At home ({n} photos of other pictures of the sources that trained it)
+
+These photos chose nothing."""
+_ABROAD = """
+## Abroad: cameras, places and collections that it has not seen
+
+{n} photos of {count} sources. Each source was left out in turn, with others; a network of the same recipe \
+was trained on the rest and asked. Temperatures and thresholds were fitted on these very answers.
+
+{metrics}
+
+| source left out | photos | freshness right | 95 % interval | answered | wrong among the answers |
+|---|---|---|---|---|---|
+{rows}
+
+Of {unknown} photos of kinds that the asked network could not know it accepted {accepted}.
+"""
 
 # %% ../nbs/02_model.ipynb #1884c783
+def _abroad_text(abroad: dict) -> str: # Markdown
+    "What the recipe is worth on sources that were left out"
+    columns = 'freshness', 'freshness_ci95', 'coverage', 'risk'
+    rows = [f"| {name} | {row['photos']} | {' | '.join(_shown(row, column) for column in columns)} |"
+            for name, row in abroad['sources'].items()]
+    unknown = abroad['unknown_kinds']
+    return _ABROAD.format(n=abroad['n'], count=len(rows), metrics=_metrics_text(abroad), rows='\n'.join(rows),
+                          unknown=unknown['photos'], accepted=unknown['accepted'])
+
 def model_card(
     net: FruitNet, # with its config filled in
 ) -> str: # Markdown
@@ -352,11 +378,13 @@ def model_card(
     config, facts = net.config, dict(net.config.training)
     notes = [f'- noticed: {note}' for note in facts.pop('notes', ())]
     training = [f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items()] + notes
-    judged = _TESTED if config.metrics.get('side') == 'test' else _VALIDATED
+    abroad = config.metrics.get('abroad')
+    judged = _HOME if abroad else _TESTED if config.metrics.get('side') == 'test' else _VALIDATED
     return _CARD.format(
         fruits=', '.join(config.fruits), backbone=config.backbone, size=config.normalisation.size,
         parameters=count_parameters(net)['total'], metrics=_metrics_text(config.metrics),
         training='\n'.join(training) or 'It was not trained.',
+        abroad=_abroad_text(abroad) if abroad else '',
         judged=judged.format(n=config.metrics.get('n', 0), valid=facts.get('validation_photos', 'The')))
 
 # %% ../nbs/02_model.ipynb #9e2b10ea

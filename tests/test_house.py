@@ -22,7 +22,9 @@ ARROWS = { # a module, and what it may import: a new one is a line more
     'backbones': 'core data', # for `Normalisation`, the input that a network was pretrained with
     'model': 'core data backbones',
     'evaluate': 'core data split model',
-    'train': 'core sample data split backbones model evaluate',
+    'views': 'core data sample',
+    'robust': 'core labels data split views backbones model evaluate',
+    'train': 'core sample data split backbones model evaluate robust',
     'explain': 'core backbones model',
     'fetch': 'core data', 'cards': 'core data',
     'infer': 'core sample data model fetch explain cards', # never `train` or `split`

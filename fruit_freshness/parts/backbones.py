@@ -72,9 +72,10 @@ def pool_spread(
     name: str, # of the backbone
 ) -> None:
     "Let a backbone tell more of its last maps than their mean"
-    if not hasattr(backbone, 'conv_head'):
+    head = getattr(backbone, 'conv_head', None)
+    if not isinstance(head, nn.Conv2d):
         raise ModelError(f"{name}: has no maps to pool by spread; take an EfficientNet of timm")
-    backbone.global_pool = SpreadPool(backbone.conv_head.out_channels)
+    backbone.global_pool = SpreadPool(head.out_channels)
 
 # %% ../../nbs/parts/backbones.ipynb #f92339a3
 WHEEL_BACKBONE = 'timm/tf_efficientnet_lite0.in1k'

@@ -185,7 +185,7 @@ class EvenBatches:
         chosen = rng.choice(len(self.cells), size, p=self.chances)
         return np.array([any_of(any_of(any_of(self.cells[cell]))) for cell in chosen])
 
-# %% ../../nbs/parts/robust.ipynb #98c0e78d
+# %% ../../nbs/parts/robust.ipynb #992ad25b
 def _halves(
     net: FruitNet, # an EfficientNet of timm
     learning: int, # stages that learn
@@ -194,7 +194,8 @@ def _halves(
     blocks = [block for _, block in backbone_blocks(net.backbone)]
     stages = backbone_stages(net.backbone, net.config.normalisation.size)[:learning]
     start = next(i for i, block in enumerate(blocks) if block is stages[-1][0][1])
-    return nn.Sequential(*blocks[:start]), nn.Sequential(*blocks[start:], net.backbone.global_pool)
+    pool = net.backbone.get_submodule('global_pool')
+    return nn.Sequential(*blocks[:start]), nn.Sequential(*blocks[start:], pool)
 
 # %% ../../nbs/parts/robust.ipynb #c0ce59a7
 class Views:
@@ -221,7 +222,7 @@ class Views:
     def take_features(self, photos: np.ndarray, views: np.ndarray) -> Tensor: # `(N, features) float32`
         return torch.from_numpy(self.features[photos, views]).float()
 
-# %% ../../nbs/parts/robust.ipynb #5c922927
+# %% ../../nbs/parts/robust.ipynb #ef870c84
 def _draw_some(
     sourced: Sourced, # photos
     number: int, # of the photo
@@ -258,7 +259,7 @@ def draw_views(
         views.features[number], views.done[number] = features.numpy(), True
     threads = torch.get_num_threads()
     torch.set_num_threads(1) # photos are passed on by a thread each
-    try: map_photos(pass_on, np.flatnonzero(~views.done[:, 0]), 'drawing views')
+    try: map_photos(pass_on, np.flatnonzero(~views.done[:, 0]).tolist(), 'drawing views')
     finally: torch.set_num_threads(threads)
     return views
 
@@ -305,7 +306,7 @@ def _targets(
 def _new_net(sourced: Sourced, config: RobustConfig) -> FruitNet: # pretrained, with new heads
     return create_model(sourced.fruits, config.backbone, pooling='spread', width=config.width, others=True)
 
-# %% ../../nbs/parts/robust.ipynb #82a55a4e
+# %% ../../nbs/parts/robust.ipynb #39736b13
 def _fit_norm(
     net: FruitNet, # whose features were kept, still without statistics of their own
     views: Views, # whose features are as the backbone gives them: normalised by 0 and 1
@@ -314,10 +315,10 @@ def _fit_norm(
     "Set the statistics of the pooled features"
     some = np.random.default_rng(0).choice(which, min(len(which), 4000), replace=False)
     features = views.take_features(some, np.arange(len(some)) % views.features.shape[1])
-    norm = net.backbone.global_pool.norm
-    norm.running_mean.copy_(features.mean(0)); norm.running_var.copy_(features.var(0) + 1e-6)
+    norm = net.backbone.get_submodule('global_pool.norm')
+    norm.running_mean, norm.running_var = features.mean(0), features.var(0) + 1e-6
 
-# %% ../../nbs/parts/robust.ipynb #df0a5916
+# %% ../../nbs/parts/robust.ipynb #7f346a32
 def _all_heads(net: FruitNet, features: Tensor) -> tuple[Tensor, Tensor]: # logits, that for others included
     shared = net.shared(features)
     return net.fruit_head(shared), net.freshness_head(shared)
@@ -333,7 +334,7 @@ def _train_heads(
 ) -> None:
     "Teach the heads on features of the pretrained backbone"
     batches, rng = EvenBatches(sourced, which, config.unknown_share), np.random.default_rng(seed)
-    norm = net.backbone.global_pool.norm.eval()
+    norm = net.backbone.get_submodule('global_pool.norm').eval()
     def features(photos):
         return norm(views.take_features(photos, rng.integers(config.views + 1, size=len(photos))))
     heads = nn.ModuleList([net.shared, net.fruit_head, net.freshness_head]).train()
@@ -494,15 +495,15 @@ def _score(
     return Scored(_as_learned(sourced, trained, asked), sourced.groups[asked], fruit, freshness,
                   novelty(net, given).numpy(), list(net.config.fruits))
 
-# %% ../../nbs/parts/robust.ipynb #f778a900
+# %% ../../nbs/parts/robust.ipynb #d64fd1a3
 _WISHED = .03 # errors among the answers that are given; what is stated is the bound that the pictures prove
 _FAMILIAR = .9 # share of left-out photos of known kinds that are not too novel for an answer
 
 def _join(parts: Sequence[Scored]) -> Scored:
     "Answers of several networks with one vocabulary"
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])
-               for name in ('groups', 'fruit_probs', 'freshness_probs', 'novelty')}
-    return replace(parts[0], photos=[photo for part in parts for photo in part.photos], **columns)
+    def column(name): return np.concatenate([getattr(part, name) for part in parts])
+    return Scored([photo for part in parts for photo in part.photos], column('groups'), column('fruit_probs'),
+                  column('freshness_probs'), column('novelty'), parts[0].fruits)
 
 def calibrate_abroad(
     net: FruitNet, # gets its temperatures and thresholds
@@ -515,7 +516,7 @@ def calibrate_abroad(
     vars(net.config).update(asdict(replace(fitted, novelty_threshold=limit)))
     return as_calibrated(raw, net.config)
 
-# %% ../../nbs/parts/robust.ipynb #ef87d0df
+# %% ../../nbs/parts/robust.ipynb #9fdd2f45
 def _source_row(
     scored: Scored, # calibrated answers to the photos of one source
     given: np.ndarray, # `(N,) bool`: which are given
@@ -534,7 +535,7 @@ def _source_row(
     return {name: np.round(value, 4).tolist() for name, value in row.items()}
 
 def _along_the_way(scored: Scored, stages: np.ndarray) -> dict: # quartiles of P(rotten) by fruit and stage
-    "How rotten it calls a fruit that is unripe, fresh, overripe or rotten, where photos of these stages exist"
+    "How rotten it calls fruit that is unripe, fresh, overripe or rotten, where such photos exist"
     fruits, quartiles = np.array([photo.fruit for photo in scored.photos]), {}
     for fruit in sorted(set(fruits[stages == 'Overripe']) & set(fruits[stages == 'Unripe'])):
         rotten = {stage: scored.freshness_probs[(fruits == fruit) & (stages == stage), 1]

@@ -45,7 +45,7 @@ def find_fruit(
     fruit = cv2.morphologyEx((~outside).astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     return fruit if .05 < fruit.mean() < .85 and _on_border(fruit).mean() <= .3 else None
 
-# %% ../../nbs/parts/views.ipynb #2159fb54
+# %% ../../nbs/parts/views.ipynb #76e714a6
 def _new_ground(
     rng: Generator, # source of chance
     size: int, # pixels a side
@@ -53,7 +53,7 @@ def _new_ground(
 ) -> np.ndarray: # `(size, size, 3) float32`, 0..255
     "Paper, a table, a blurred piece of a photo, or colours"
     kind = rng.choice(['paper', 'photo', 'table', 'colours'], p=(.3, .3, .15, .25))
-    if kind == 'photo' and len(others): return _blurred_piece(rng, size, others[rng.integers(len(others))])
+    if kind == 'photo' and others: return _blurred_piece(rng, size, others[int(rng.integers(len(others)))])
     if kind == 'table': return draw_background(rng, size).transpose(1, 2, 0).clip(0, 1) * 255
     cloud = cloud_noise(rng, size, int(rng.integers(2, 7)), octaves=2)[..., None]
     if kind == 'paper': # white to cream, in more or less light
