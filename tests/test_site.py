@@ -15,7 +15,7 @@ def test_configuration():
     assert (ROOT/'nbs'/'_quarto.yml').is_symlink() and (ROOT/'nbs'/'_quarto.yml').resolve() == ROOT/'_quarto.yml'
     quarto = yaml.safe_load((ROOT/'_quarto.yml').read_text())
     assert quarto['project']['type'] == 'website' and quarto['metadata-files'] == ['nbdev.yml', 'sidebar.yml']
-    assert SETTINGS['git_url'] == 'https://github.com/fruit-freshness/fruit_freshness'
+    assert SETTINGS['git_url'] == f"https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}"
 
 
 QUARTO = '''#!/bin/sh
