@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import files
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
@@ -29,14 +30,12 @@ from .parts.fetch import (COMMONS, fetch_photo, FetchError, find_commons, Privat
 from .parts.explain import heat_maps, overlay_heat
 from .parts.cards import camera_button, card_widget, CARD_STYLE, take_uploads
 
+if TYPE_CHECKING: from fruit_freshness.model import FruitNet
+else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
+
 # %% auto #0
 __all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
            'FruitWidget']
-
-# %% ../nbs/04_infer.ipynb #ca9d7fd8
-from typing import TYPE_CHECKING
-if TYPE_CHECKING: from fruit_freshness.model import FruitNet
-else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
 
 # %% ../nbs/04_infer.ipynb #6da73d51
 @dataclass
@@ -135,13 +134,26 @@ def _hub_folder(name: str) -> Path: # of the copy on this computer
         words = str(error).strip().partition('\n')[0]
         raise FruitError(f"hf:{name}: not loaded ({words}); check the name and the connection") from error
 
-# %% ../nbs/04_infer.ipynb #f6c2c98e
 _FOR_TORCH = 'torch', 'torchvision', 'timm', 'safetensors' # what a network in torch needs
 
+def _load_net(model: Path | FruitNet, device: str | None) -> FruitNet:
+    "A network in torch, ready to answer; without a device on a GPU, if there is one"
+    need_extra('train', *_FOR_TORCH)
+    import torch
+    from fruit_freshness.model import load_model
+    net = load_model(model) if isinstance(model, Path) else model
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try: return net.eval().to(device, memory_format=torch.channels_last)
+    except (AssertionError, RuntimeError) as error:
+        words = str(error).partition('\n')[0]
+        words = f"device {device}: can't be used here ({words}); choose cpu, or leave it out"
+        raise FruitError(words) from error
+
+# %% ../nbs/04_infer.ipynb #f6c2c98e
 class Predictor:
     "Answers what fruit a photo shows and whether it is fresh"
     def __init__(self,
-        model: Path | str | FruitNet | None=None, # folder, network, 'hf:owner/name'; the shipped one by default
+        model: Path | str | FruitNet | None=None, # folder, 'hf:owner/name', network; None: the shipped one
         device: str | None=None, # where torch computes: 'cpu', 'cuda'; None: the graph, if there is one
         allow_private: bool=False, # fetch photos from private and local addresses, too
         threads: int | None=None, # of the graph on the processor; None: one for each core
@@ -153,7 +165,7 @@ class Predictor:
         self.model = Path(str(files('fruit_freshness')/'shipped')) if model is None else model
         may_open = device is None and isinstance(self.model, Path)
         self.graph = _open_graph(self.model, threads) if may_open else None
-        self.device = self.graph.device if self.graph else device # where answers are computed
+        self.device = self.graph.device if self.graph else device
         self.config = (self.graph or self.net).config
         self.threshold = self.config.confidence_threshold if threshold is None else threshold
 
@@ -165,17 +177,9 @@ class Predictor:
 
     @cached_property
     def net(self) -> FruitNet: # in torch; beside a graph it stays on the processor
-        need_extra('train', *_FOR_TORCH)
-        import torch
-        from fruit_freshness.model import load_model
-        net = load_model(self.model) if isinstance(self.model, Path) else self.model
-        self.device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        device = 'cpu' if self.graph else self.device
-        try: return net.eval().to(device, memory_format=torch.channels_last)
-        except (AssertionError, RuntimeError) as error:
-            words = str(error).partition('\n')[0]
-            words = f"device {device}: can't be used here ({words}); choose cpu, or leave it out"
-            raise FruitError(words) from error
+        net = _load_net(self.model, 'cpu' if self.graph else self.device)
+        self.device = self.device or next(net.parameters()).device.type
+        return net
 
 # %% ../nbs/04_infer.ipynb #063cd61c
 @patch
@@ -383,6 +387,7 @@ def explain_batch(self: Predictor,
     predictions = self.predict_batch(photos, names)
     return [Explanation(*parts) for parts in zip(predictions, photos, *self.heat(photos, predictions))]
 
+# %% ../nbs/04_infer.ipynb #10d40b18
 @patch
 def explain(self: Predictor,
     sources, # whatever `predict` takes
@@ -442,6 +447,7 @@ def _write_figure(path: Path | str, figure):
 
 def _explained(explanations: Iterable[Explanation], folder: str) -> Iterator[Prediction]:
     "Keep a picture of where each answer comes from: 0001_apple.png and so on"
+    need_extra('train', *_FOR_TORCH, 'matplotlib', purpose='heat maps')
     for number, explanation in enumerate(explanations, 1):
         source = explanation.prediction.source
         name = Path(urlsplit(source).path if _is_url(source) else source).stem
@@ -449,10 +455,20 @@ def _explained(explanations: Iterable[Explanation], folder: str) -> Iterator[Pre
         if explanation.photo: _write_figure(Path(folder)/f'{number:04d}_{stem}.png', show_heat([explanation]))
         yield explanation.prediction
 
-def _from_stdin() -> Iterator[str]:
-    "Names of photos that another program lists, one a line, as they come"
-    for line in sys.stdin.buffer:
-        if name := os.fsdecode(line).strip('\r\n'): yield name
+def _drawn(predictions: Iterable[Prediction], picture: str) -> Iterator[Prediction]:
+    "Keep a sheet of the first photos with their answers"
+    need_extra('figures', 'matplotlib')
+    first = []
+    for prediction in predictions:
+        if len(first) < 24 and not (prediction.error or _is_url(prediction.source)): first.append(prediction)
+        yield prediction
+    if first: _write_figure(picture, show_predictions(first))
+    else: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
+
+def _listed(sources: Sequence[str]) -> Iterator[str]: # in the place of -, the lines of stdin as they come
+    for source in sources:
+        lines = (os.fsdecode(line).strip('\r\n') for line in sys.stdin.buffer) if source == '-' else [source]
+        yield from filter(None, lines)
 
 # %% ../nbs/04_infer.ipynb #2442cc10
 @command(status=lambda failed: int(failed > 0))
@@ -466,29 +482,23 @@ def fruit_predict(
     threshold: float=None, # of joint confidence, 0..1, below which it abstains; by default the model's own
     allow_private: bool=False, # fetch photos from private and local addresses, too
     batch_size: int=32, # photos answered at once
-    picture: Param("PNG file for a sheet of the first 24 photos with their answers; "
-                   "photos from addresses are left out", str)=None,
-    explain: Param("folder for a picture of each photo that shows where its answers come from; "
-                   "takes several times as long", str)=None,
+    picture: str=None, # PNG file for a sheet of the first 24 photos from files, with their answers
+    explain: str=None, # folder for a picture of each photo with its heat maps; takes several times as long
 ) -> int: # how many sources could not be read
     "What fruit is it, and is it fresh? A line for each photo; exit status 1 if one could not be read"
-    if explain: need_extra('train', *_FOR_TORCH, 'matplotlib', purpose='heat maps')
-    if picture: need_extra('figures', 'matplotlib')
-    predictor, failed, drawn = Predictor(model, device, allow_private, threshold=threshold), 0, []
+    predictor, failed = Predictor(model, device, allow_private, threshold=threshold), 0
     head, as_line = _FORMATS[format or ('table' if sys.stdout.isatty() else 'jsonl')]
-    if '-' in sources:
-        sources = chain.from_iterable(_from_stdin() if source == '-' else [source] for source in sources)
+    sources = _listed(sources) if '-' in sources else sources
     answer = predictor.explain if explain else predictor.stream
     answers = answer(sources, batch_size=batch_size, progress=True)
+    if explain: answers = _explained(answers, explain)
+    if picture: answers = _drawn(answers, picture)
     if head: print(head)
-    for prediction in _explained(answers, explain) if explain else answers:
+    for prediction in answers:
         print(_printable(as_line(prediction)), flush=True)
-        if prediction.error:
-            failed += 1
-            tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
-        elif picture and len(drawn) < 24 and not _is_url(prediction.source): drawn.append(prediction)
-    if drawn: _write_figure(picture, show_predictions(drawn))
-    elif picture: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
+        if not prediction.error: continue
+        failed += 1
+        tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
     return failed
 
 # %% ../nbs/04_infer.ipynb #6c9b4853
@@ -592,14 +602,6 @@ def _clear(self: FruitWidget):
 
 # %% ../nbs/04_infer.ipynb #fcdb7767
 @patch
-def _open(self: FruitWidget,
-    source: str | bytes | Image.Image, # URL, content of a file, or a photo
-) -> Image.Image: # decoded as the predictor decodes files
-    side = self.predictor.config.normalisation.size
-    if isinstance(source, str): return fetch_photo(source, allow_private=self.allow_private, side=side)
-    return load_photo(source, side)
-
-@patch
 def _look(self: FruitWidget,
     *sources: tuple[str, str | bytes | Image.Image], # name, and what `_open` takes
 ) -> int: # how many could be opened
@@ -646,6 +648,14 @@ def _show_heats(self: FruitWidget):
     self._say(self._explain_cards())
 
 # %% ../nbs/04_infer.ipynb #39e0c4af
+@patch
+def _open(self: FruitWidget,
+    source: str | bytes | Image.Image, # URL, content of a file, or a photo
+) -> Image.Image: # decoded as the predictor decodes files
+    side = self.predictor.config.normalisation.size
+    if isinstance(source, str): return fetch_photo(source, allow_private=self.allow_private, side=side)
+    return load_photo(source, side)
+
 @patch
 def _look_at_camera(self: FruitWidget,
     message: dict, # empty, or what went wrong: {'trouble': sentence}
