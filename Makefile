@@ -25,7 +25,7 @@ test: setup
 	CI=$(CI) $(BIN)/python -m pytest -q tests
 
 export: setup
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python tests/readme.py
+	$(BIN)/python tests/links.py && $(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(BIN)/python tests/readme.py
 
 readme: setup
 	$(BIN)/python tests/readme.py

@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
@@ -22,21 +22,20 @@ from fastcore.script import Param
 from PIL import Image
 from tqdm.auto import tqdm
 from .parts.core import (atomic_write, command, content_hash, DataError, FRESHNESS_COLOURS,
-                                        FruitError, PhotoError, progress_bar, source_name)
+                                        FruitError, need_extra, PhotoError, progress_bar, source_name)
 from .parts.sample import draw_photo
 from .data import load_photo, Normalisation, PHOTO_ENDINGS, show_photos, shrink, thumbnail
-from .parts.fetch import COMMONS, fetch_photo, FetchError, find_commons, show_url
+from .parts.fetch import (COMMONS, fetch_photo, FetchError, find_commons, PrivateAddressError,
+                                         show_url)
 from .parts.explain import heat_maps, overlay_heat
 from .parts.cards import camera_button, card_widget, CARD_STYLE, take_uploads
+
+if TYPE_CHECKING: from fruit_freshness.model import FruitNet
+else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
 
 # %% auto #0
 __all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
            'FruitWidget']
-
-# %% ../nbs/04_infer.ipynb #ca9d7fd8
-from typing import TYPE_CHECKING
-if TYPE_CHECKING: from fruit_freshness.model import FruitNet
-else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
 
 # %% ../nbs/04_infer.ipynb #6da73d51
 @dataclass
@@ -52,18 +51,21 @@ class Prediction:
     reason: str | None=None # why it abstains
     error: str | None=None # why the photo could not be read
 
+    @property
+    def shares(self) -> list[str]: # such as ['Apple 98%', 'Fresh 91%']
+        "Both labels and their confidences"
+        answers = (self.fruit, self.fruit_confidence), (self.freshness, self.freshness_confidence)
+        return [f'{label} {confidence:.0%}' for label, confidence in answers]
+
     def __str__(self):
         if self.error: return self.error
-        shares = f'{self.fruit_confidence:.0%} {self.fruit}, {self.freshness_confidence:.0%} {self.freshness}'
         doubt = f'; not sure: {self.reason}' if self.reason else ''
-        return f'{self.source}: {self.freshness} {self.fruit} ({shares}){doubt}'
+        return f"{self.source}: {self.freshness} {self.fruit} ({', '.join(self.shares)}){doubt}"
 
 # %% ../nbs/04_infer.ipynb #bde6f778
 def _reason_to_abstain(
-    fruits: Sequence[str], # vocabulary
-    fruit: np.ndarray, # `(fruits,)` probabilities
-    freshness: np.ndarray, # `(2,)` probabilities
-    novelty: float, # relative to the threshold: more than 1 is too much
+    fruits: Sequence[str], fruit: np.ndarray, freshness: np.ndarray, # vocabulary, and probabilities
+    novelty: float, # relative to its threshold: more than 1 is too much
     threshold: float, # confidence that both answers together need
 ) -> str | None: # None: the answer stands
     "Why the network abstains, if it does"
@@ -75,40 +77,31 @@ def _reason_to_abstain(
     return f"{' and '.join(doubts)}: can't tell"
 
 # %% ../nbs/04_infer.ipynb #d80c4a16
-def _open_session(
-    path: Path, # of a graph
-    threads: int | None=None, # of the processor; None: one for each core
-): # `onnxruntime.InferenceSession`, on a GPU where ONNX Runtime has one
-    "Open a graph in ONNX Runtime"
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
+def _warn(words: str, error: Exception):
+    logging.getLogger(__name__).warning(words, str(error).partition('\n')[0])
+
+def _open_session(path: Path, threads: int | None): # -> `onnxruntime.InferenceSession`
+    "Open a graph in ONNX Runtime, on a GPU where that has one, with so many threads of the processor or all"
+    import onnxruntime as ort
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry('session.intra_op.allow_spinning', '0') # leave the cores to decoding
-    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
-        cuda = 'CUDAExecutionProvider', dict(use_tf32='0') # the same float32 as on a processor
-        providers = [cuda, 'CPUExecutionProvider']
-        try: return onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
-        except Exception as error: # its own fallback prints to stdout
-            words = str(error).partition('\n')[0]
-            logging.getLogger(__name__).warning("the GPU is not used (%s)", words)
-    return onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    gpu, cpu = ('CUDAExecutionProvider', dict(use_tf32='0')), 'CPUExecutionProvider' # both in float32
+    if gpu[0] in ort.get_available_providers(): # its own fallback prints to stdout
+        try: return ort.InferenceSession(path, options, providers=[gpu, cpu], enable_fallback=0)
+        except Exception as error: _warn("the GPU is not used (%s)", error)
+    return ort.InferenceSession(path, options, providers=[cpu])
 
 # %% ../nbs/04_infer.ipynb #adfcf968
-def _softmax(
-    logits: np.ndarray, # `(N, labels)`
-    temperature: float, # that was fitted on validation photos
-) -> np.ndarray: # calibrated probabilities of the same shape
-    "Logits as probabilities"
+def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray: # `(N, labels)`
+    "Logits as calibrated probabilities"
     odds = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
     return odds / odds.sum(1, keepdims=True)
 
 # %% ../nbs/04_infer.ipynb #2a9388d8
 class _Graph:
     "A model folder's network in ONNX Runtime"
-    def __init__(self,
-        folder: Path, # with config.json, model.safetensors and graph.onnx
-        threads: int | None=None, # of the processor; None: one for each core
-    ):
+    def __init__(self, folder: Path, threads: int | None=None):
         facts = json.loads((folder/'config.json').read_text(encoding='utf-8'))
         self.config = SimpleNamespace(**{**facts, 'normalisation': Normalisation(**facts['normalisation'])})
         self.session = _open_session(folder/'graph.onnx', threads)
@@ -122,72 +115,71 @@ class _Graph:
     ) -> list[np.ndarray]: # logits `(N, fruits)` and `(N, 2)`, novelty `(N,)`
         return self.session.run(None, {'images': images})
 
-# %% ../nbs/04_infer.ipynb #70a756c3
-def _open_graph(
-    folder: Path, # of a model
-    threads: int | None=None, # of the processor; None: one for each core
-) -> _Graph | None: # None: torch computes instead
-    "The graph of a model folder, if it has one that fits and ONNX Runtime is installed"
-    if not (folder/'graph.onnx').is_file() or not find_spec('onnxruntime'): return None
+def _open_graph(folder: Path, threads: int | None) -> _Graph | None: # None: torch computes instead
+    "The graph of a model folder, if it has one that fits"
+    graph = folder/'graph.onnx'
+    if not graph.is_file(): return None
     try: return _Graph(folder, threads)
     except Exception as error: # whatever is wrong with the folder, `load_model` says it better
-        words = str(error).partition('\n')[0]
-        logging.getLogger(__name__).warning(
-            "%s: not used (%s); make it anew with fruit_export --graph", folder/'graph.onnx', words)
+        _warn(f"{graph}: not used (%s); make it anew with fruit_export --graph", error)
 
-# %% ../nbs/04_infer.ipynb #f6c2c98e
-class Predictor:
-    "Answers what fruit a photo shows and whether it is fresh"
-    def __init__(self,
-        model: Path | str | FruitNet | None=None, # model folder or network; the shipped one by default
-        device: str | None=None, # where torch computes: 'cpu', 'cuda'; None: the graph, if there is one
-        allow_private: bool=False, # fetch photos from private and local addresses, too
-        threads: int | None=None, # of the graph on the processor; None: one for each core
-    ):
-        is_path = isinstance(model, (str, os.PathLike))
-        self.model = Path(model).absolute() if is_path else model # the working directory may change
-        self.asked_device, self.allow_private, self.threads = device, allow_private, threads
-        folder = Path(str(files('fruit_freshness')/'shipped')) if model is None else self.model
-        self.graph = _open_graph(folder, threads) if device is None and isinstance(folder, Path) else None
-        if not (device or self.graph):
-            import torch
-            device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        self.device = self.graph.device if self.graph else device # where answers are computed
-        self.config = (self.graph or self.net).config
+# %% ../nbs/04_infer.ipynb #1dcef2e1
+def _hub_folder(name: str) -> Path: # of the copy on this computer
+    "A model folder from the Hugging Face Hub, downloaded once; offline the copy is used"
+    need_extra('hub', 'huggingface_hub')
+    from huggingface_hub import snapshot_download
+    wanted = ['config.json', 'model.safetensors', 'graph.onnx', 'README.md']
+    try: return Path(snapshot_download(name, allow_patterns=wanted))
+    except (OSError, ValueError) as error: # of the network, and of names that are none
+        words = str(error).strip().partition('\n')[0]
+        raise FruitError(f"hf:{name}: not loaded ({words}); check the name and the connection") from error
 
-    @cached_property
-    def net(self) -> FruitNet: # in torch; beside a graph it stays on the processor
-        from fruit_freshness.model import FruitNet, load_model, shipped_model
-        net = self.model if isinstance(self.model, FruitNet) else load_model(self.model or shipped_model())
-        return _to_device(net.eval(), 'cpu' if self.graph else self.device)
+_FOR_TORCH = 'torch', 'torchvision', 'timm', 'safetensors' # what a network in torch needs
 
-    @property
-    def fruits(self) -> list[str]: return self.config.fruits
-
-# %% ../nbs/04_infer.ipynb #46b9157f
-def _to_device(
-    net: FruitNet,
-    device: str, # as a person gave it
-) -> FruitNet: # the same
-    "Move a network, or say why that is impossible"
+def _load_net(model: Path | FruitNet, device: str | None) -> FruitNet:
+    "A network in torch, ready to answer; without a device on a GPU, if there is one"
+    need_extra('train', *_FOR_TORCH)
     import torch
-    try: return net.to(device, memory_format=torch.channels_last)
+    from fruit_freshness.model import load_model
+    net = load_model(model) if isinstance(model, Path) else model
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try: return net.eval().to(device, memory_format=torch.channels_last)
     except (AssertionError, RuntimeError) as error:
         words = str(error).partition('\n')[0]
         words = f"device {device}: can't be used here ({words}); choose cpu, or leave it out"
         raise FruitError(words) from error
 
-@patch
-def __reduce__(self: Predictor):
-    "Another process opens its own graph, with the same arguments"
-    return type(self), (self.model, self.asked_device, self.allow_private, self.threads)
+# %% ../nbs/04_infer.ipynb #f6c2c98e
+class Predictor:
+    "Answers what fruit a photo shows and whether it is fresh"
+    def __init__(self,
+        model: Path | str | FruitNet | None=None, # folder, 'hf:owner/name', network; None: the shipped one
+        device: str | None=None, # where torch computes: 'cpu', 'cuda'; None: the graph, if there is one
+        allow_private: bool=False, # fetch photos from private and local addresses, too
+        threads: int | None=None, # of the graph on the processor; None: one for each core
+        threshold: float | None=None, # of joint confidence; below it abstains; None: the model's own
+    ):
+        if isinstance(model, str) and model.startswith('hf:'): model = _hub_folder(model[3:])
+        if isinstance(model, (str, os.PathLike)): model = Path(model).absolute() # we may go to another folder
+        self.arguments, self.allow_private = (model, device, allow_private, threads, threshold), allow_private
+        self.model = Path(str(files('fruit_freshness')/'shipped')) if model is None else model
+        may_open = device is None and isinstance(self.model, Path)
+        self.graph = _open_graph(self.model, threads) if may_open else None
+        self.device = self.graph.device if self.graph else device
+        self.config = (self.graph or self.net).config
+        self.threshold = self.config.confidence_threshold if threshold is None else threshold
 
-@patch
-def __copy__(self: Predictor) -> Predictor:
-    "A copy in this process shares the graph and the network"
-    other = object.__new__(type(self))
-    other.__dict__.update(self.__dict__)
-    return other
+    def __reduce__(self): # another process opens its own graph
+        return type(self), self.arguments
+
+    @property
+    def fruits(self) -> list[str]: return self.config.fruits
+
+    @cached_property
+    def net(self) -> FruitNet: # in torch; beside a graph it stays on the processor
+        net = _load_net(self.model, 'cpu' if self.graph else self.device)
+        self.device = self.device or next(net.parameters()).device.type
+        return net
 
 # %% ../nbs/04_infer.ipynb #063cd61c
 @patch
@@ -227,27 +219,24 @@ def predict_batch(self: Predictor,
     fruit, freshness, novelty = self._logits(np.stack([self.preprocess(photo) for photo in photos]))
     shares = _softmax(fruit, config.fruit_temperature), _softmax(freshness, config.freshness_temperature)
     for name, f, s, n in zip(names, *shares, novelty / (config.novelty_threshold or np.inf)):
-        reason = _reason_to_abstain(config.fruits, f, s, float(n), config.confidence_threshold)
+        reason = _reason_to_abstain(config.fruits, f, s, float(n), self.threshold)
         labels = config.fruits[f.argmax()], config.freshness[s.argmax()]
         sure, fresh_sure, unlike = (round(float(number), 4) for number in (f.max(), s.max(), n))
         predictions.append(Prediction(name, *labels, sure, fresh_sure, unlike, reason is None, reason))
     return predictions
 
 # %% ../nbs/04_infer.ipynb #07ee3fb2
-def _one_or_many(
-    sources, # one photo, or any iterable of them
-) -> Iterator: # of the photos
-    "Tell one photo from many"
+def _one_or_many(sources) -> Iterator:
+    "Tell one photo from an iterable of photos"
     single = isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Mapping))
-    open_file = hasattr(sources, 'read')
     array = getattr(sources, 'ndim', 1) != 1 # one photo; one dimension is a list of paths
-    one = single or open_file or array or not isinstance(sources, Iterable)
+    one = single or array or hasattr(sources, 'read') or not isinstance(sources, Iterable)
     return iter([sources] if one else sources)
 
 def _photos_below(
-    folder: Path, # where to begin
+    folder: Path, # a folder that can't be read is named itself
     seen: set[str], # real paths of folders visited before, so that no link leads in a circle
-) -> Iterator[Path]: # in order, hidden ones aside; a folder that can't be read is named itself
+) -> Iterator[Path]: # in order, hidden ones aside
     "Find photos one by one, without a list of all"
     if (real := os.path.realpath(folder)) in seen: return
     seen.add(real)
@@ -259,12 +248,9 @@ def _photos_below(
         elif Path(name).suffix.lower() in PHOTO_ENDINGS: yield folder/name
 
 # %% ../nbs/04_infer.ipynb #7451ad14
-def _is_folder(source) -> bool:
-    "Whether a source is a folder on disk"
-    return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
+def _is_folder(source) -> bool: return isinstance(source, (str, os.PathLike)) and os.path.isdir(source)
 
-def _is_url(source) -> bool:
-    "Whether a source is to be fetched; `C://` is no URL"
+def _is_url(source) -> bool: # `C://` is none
     return isinstance(source, str) and bool(re.match(r'\s*[a-z][a-z0-9+.-]+:/?[/\\]', source, re.I))
 
 def expand_sources(
@@ -279,77 +265,74 @@ def expand_sources(
 # %% ../nbs/04_infer.ipynb #0dd498c6
 _READABLE = (str, os.PathLike, bytes, bytearray, io.BytesIO, Image.Image, np.ndarray)
 
-def _load_source(
-    source, # path, URL, bytes, pillow image or array
-    allow_private: bool, # fetch from private and local addresses, too
-    side: int, # of the square that it will be shrunk to, pixels
-) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo or what is wrong with it
-    "Load one photo from wherever it is; an error is returned, not raised"
-    name = show_url(source) if _is_url(source) else source_name(source)
-    try:
-        if _is_url(source): return name, fetch_photo(source, allow_private=allow_private, side=side)
-        if not (isinstance(source, _READABLE) or hasattr(source, 'read')):
-            raise PhotoError(f"{name}: not a photo; give a path, an address, bytes, a pillow image "
-                             "or an array (height, width, 3) uint8")
-        if _is_folder(source): raise DataError(_no_photos(source))
-        return name, load_photo(source, side)
-    except FruitError as error: return name, error
-
 def _no_photos(folder) -> str:
     "Why a folder gives no photo"
     try: os.scandir(folder).close()
     except OSError as error: return f"{folder}: can't be read ({error.strerror}); change its permissions"
     return f"{folder}: no photo in this folder; looked for {' '.join(PHOTO_ENDINGS)}"
 
-# %% ../nbs/04_infer.ipynb #e1074883
 @patch
-def _load(self: Predictor,
+def load(self: Predictor,
     source, # path, URL, bytes, pillow image or array
-) -> tuple[str, Image.Image | FruitError]: # its name, and the photo as the network sees it or its error
-    "Load one photo and keep only what is needed of it"
-    side = self.config.normalisation.size
-    name, photo = _load_source(source, self.allow_private, side)
-    return name, photo if isinstance(photo, FruitError) else shrink(photo, side)
-
-def _with_errors(
-    work: Callable, # (photos, names) -> one result a photo
-    wrap: Callable, # Prediction with an error -> such a result
-    loaded: Sequence[tuple[str, Image.Image | FruitError]], # as `_load` gives them
-) -> Iterator: # one result for each, in order
-    "Give those that are loaded to `work`, and the others their errors"
-    good = [(photo, name) for name, photo in loaded if not isinstance(photo, FruitError)]
-    results = iter(work(*zip(*good)) if good else ())
-    for name, photo in loaded:
-        yield wrap(Prediction(name, error=str(photo))) if isinstance(photo, FruitError) else next(results)
+) -> tuple[str, Image.Image | FruitError]: # what it is called, and the photo or what is wrong with it
+    "Load one photo from wherever it is, no finer than is needed; an error is returned, not raised"
+    side, name = self.config.normalisation.size, show_url(source) if _is_url(source) else source_name(source)
+    try:
+        if _is_url(source): return name, fetch_photo(source, allow_private=self.allow_private, side=side)
+        if _is_folder(source): raise DataError(_no_photos(source))
+        if isinstance(source, _READABLE) or hasattr(source, 'read'): return name, load_photo(source, side)
+        raise PhotoError(f"{name}: not a photo; give a path, an address, bytes, a pillow image "
+                         "or an array (height, width, 3) uint8")
+    except PrivateAddressError as error:
+        words = "Or allow it: --allow-private in a shell, allow_private=True in Python."
+        return name, FetchError(f"{error} {words}")
+    except FruitError as error: return name, error
 
 # %% ../nbs/04_infer.ipynb #cfbf49ff
-@patch
-def stream(self: Predictor,
-    sources, # one photo, or any iterable: paths, folders, URLs, bytes, pillow images, arrays
-    batch_size: int=32, # photos answered at once; fewer at first, so that the first answer comes soon
-    progress: bool=False, # show a bar
-) -> Iterator[Prediction]: # in the order of the sources
-    "Answer photos as they come, loading the next ones meanwhile; only a few are in memory"
-    counted = isinstance(sources, (list, tuple)) and not any(map(_is_folder, sources))
-    total = len(sources) if counted else None
+def _in_batches(
+    sources, # as `expand_sources` takes them
+    load: Callable, # source -> its name, and its photo or error; called in threads, ahead of `work`
+    work: Callable, # (photos, names) -> one result a photo
+    batch_size: int, # photos at once; fewer at first, so that the first result comes soon
+    bar: tqdm, # of progress
+) -> Iterator: # results in order; the `Prediction` for a photo that could not be loaded has an error
+    "Load photos ahead of the work on them, and give each result as it comes; only a few are in memory"
     photos, waiting, size, ahead = expand_sources(sources), deque(), 1, 0
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
-    def load(count): waiting.extend(pool.submit(self._load, source) for source in islice(photos, count))
+    def fill(count): waiting.extend(pool.submit(load, source) for source in islice(photos, count))
     try:
-        with progress_bar(total=total, note='answering', unit='photo', show=progress) as bar:
-            load(1)
-            while waiting:
-                now = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                load(ahead - len(waiting))
-                loaded = [future.result() for future in now]
-                yield from _with_errors(self.predict_batch, lambda failed: failed, loaded)
-                bar.update(len(loaded))
-                size = max(1, min(2 * size, batch_size))
-                ahead = 2 * size
-                if not waiting: load(size)
+        fill(1)
+        while waiting:
+            now = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            fill(ahead - len(waiting))
+            loaded = [future.result() for future in now]
+            good = [(photo, name) for name, photo in loaded if not isinstance(photo, FruitError)]
+            results = iter(work(*zip(*good)) if good else ())
+            for name, photo in loaded:
+                yield Prediction(name, error=str(photo)) if isinstance(photo, FruitError) else next(results)
+            bar.update(len(loaded))
+            size = max(1, min(2 * size, batch_size))
+            ahead = 2 * size
+            if not waiting: fill(size)
     finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/04_infer.ipynb #d807ecfe
+@patch
+def stream(self: Predictor,
+    sources, # one photo, or any iterable: paths, folders, URLs, bytes, pillow images, arrays
+    batch_size: int=32, # photos answered at once
+    progress: bool=False, # show a bar
+) -> Iterator[Prediction]: # in the order of the sources
+    "Answer photos as they come, loading the next ones meanwhile"
+    side = self.config.normalisation.size
+    def load(source):
+        name, photo = self.load(source)
+        return name, photo if isinstance(photo, FruitError) else shrink(photo, side) # no more is needed
+    counted = isinstance(sources, (list, tuple)) and not any(map(_is_folder, sources))
+    total = len(sources) if counted else None
+    with progress_bar(total=total, note='answering', unit='photo', show=progress) as bar:
+        yield from _in_batches(sources, load, self.predict_batch, batch_size, bar)
+
 @patch
 def predict(self: Predictor,
     sources, # one photo, or any iterable: paths, folders, URLs, bytes, pillow images, arrays
@@ -366,10 +349,8 @@ def show_predictions(
 ):  # the matplotlib figure
     "Photos with what is said of each"
     read = [prediction for prediction in predictions if not prediction.error]
-    def title(p):
-        labels = f'{p.fruit} {p.fruit_confidence:.0%}, {p.freshness} {p.freshness_confidence:.0%}'
-        return labels + '\n' + textwrap.fill(p.reason or '', 40)
-    figure = show_photos([Path(p.source) for p in read], [title(p) for p in read], columns, size=2.4)
+    titles = [', '.join(p.shares) + '\n' + textwrap.fill(p.reason or '', 40) for p in read]
+    figure = show_photos([Path(p.source) for p in read], titles, columns, size=2.4)
     for axis, p in zip(figure.axes, read):
         axis.title.set_color(FRESHNESS_COLOURS[p.freshness] if p.accepted else '#777777')
     return figure
@@ -390,6 +371,7 @@ def heat(self: Predictor,
     predictions: Sequence[Prediction], # what was answered
 ) -> tuple[np.ndarray, np.ndarray]: # for the fruit and for its freshness, `(N, size, size) float32`, 0..1
     "Heat maps for answers that were given"
+    need_extra('train', *_FOR_TORCH, purpose='heat maps')
     import torch
     fruits, freshnesses = list(self.config.fruits), list(self.config.freshness)
     said = [fruits.index(p.fruit) for p in predictions], [freshnesses.index(p.freshness) for p in predictions]
@@ -405,17 +387,17 @@ def explain_batch(self: Predictor,
     predictions = self.predict_batch(photos, names)
     return [Explanation(*parts) for parts in zip(predictions, photos, *self.heat(photos, predictions))]
 
-# %% ../nbs/04_infer.ipynb #e6d02ebb
+# %% ../nbs/04_infer.ipynb #10d40b18
 @patch
 def explain(self: Predictor,
     sources, # whatever `predict` takes
     batch_size: int=16, # photos explained at once
+    progress: bool=False, # show a bar
 ) -> Iterator[Explanation]: # one a photo, in order
     "Answer photos as `predict` does and say where each answer comes from"
-    photos, side = expand_sources(sources), self.config.normalisation.size
-    while group := list(islice(photos, batch_size)):
-        loaded = [_load_source(source, self.allow_private, side) for source in group]
-        yield from _with_errors(self.explain_batch, Explanation, loaded)
+    with progress_bar(note='explaining', unit='photo', show=progress) as bar:
+        for done in _in_batches(sources, self.load, self.explain_batch, batch_size, bar):
+            yield Explanation(done) if isinstance(done, Prediction) else done
 
 # %% ../nbs/04_infer.ipynb #0838883e
 def show_heat(
@@ -424,33 +406,48 @@ def show_heat(
     "Photos, and where their fruit and their freshness were seen"
     pictures, titles = [], []
     for e in explanations:
-        p = e.prediction
-        pictures += [e.photo, overlay_heat(e.photo, e.fruit_heat), overlay_heat(e.photo, e.freshness_heat)]
-        titles += [Path(p.source).name[:24], f'{p.fruit} {p.fruit_confidence:.0%}',
-                   f'{p.freshness} {p.freshness_confidence:.0%}']
+        pictures += [e.photo, *(overlay_heat(e.photo, heat) for heat in (e.fruit_heat, e.freshness_heat))]
+        titles += [Path(e.prediction.source).name[:24], *e.prediction.shares]
     return show_photos(pictures, titles, columns=3, size=2)
 
 # %% ../nbs/04_infer.ipynb #63828b00
-def _json_line(
-    prediction: Prediction,
-) -> str: # one line that stdout can take
-    "An answer as JSON; what the terminal can't show, and file names that are no text, are escaped"
-    line = json.dumps(asdict(prediction), ensure_ascii=False)
-    try: line.encode(sys.stdout.encoding or 'utf-8')
-    except UnicodeEncodeError: return json.dumps(asdict(prediction))
-    return line
+def _csv_line(values: Iterable) -> str:
+    "Values as comma-separated text; what a spreadsheet would take for a formula is quoted"
+    text = io.StringIO()
+    cells = (f"'{value}" if str(value).startswith(tuple('=+-@\t\r')) else value for value in values)
+    csv.writer(text, lineterminator='').writerow(cells)
+    return text.getvalue()
 
+def _printable(line: str) -> str:
+    "What stdout can't show, such as file names that are no text, is escaped"
+    encoding = sys.stdout.encoding or 'utf-8'
+    return line.encode(encoding, 'backslashreplace').decode(encoding)
+
+def _as_json(prediction: Prediction) -> str:
+    line = json.dumps(asdict(prediction), ensure_ascii=False)
+    return line if line == _printable(line) else json.dumps(asdict(prediction))
+
+def _as_csv(prediction: Prediction) -> str: return _csv_line(asdict(prediction).values())
+
+_ROW = '{:40}  {:16}  {:12}  {}'
+
+def _as_row(prediction: Prediction) -> str:
+    source = ' '.join(prediction.source.split())
+    if len(source) > 40: source = '...' + source[-37:]
+    if prediction.error: return f'{source:40}  not read'
+    return _ROW.format(source, *prediction.shares, prediction.reason or '').rstrip()
+
+_CSV_HEAD = _csv_line(field.name for field in fields(Prediction))
+_FORMATS = dict(jsonl=('', _as_json), json=('', _as_json), csv=(_CSV_HEAD, _as_csv),
+                table=(_ROW.format('photo', 'fruit', 'freshness', 'if it abstains: why'), _as_row))
+
+# %% ../nbs/04_infer.ipynb #03928ba5
 def _write_figure(path: Path | str, figure):
-    "Write a figure as PNG"
     with atomic_write(path, 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
-def _explained(
-    predictor: Predictor,
-    sources: Sequence[str], # of the command line
-    folder: str, # for the pictures: 0001_apple.png and so on
-) -> Iterator[Prediction]: # as `stream` gives them
-    "Answer photos and keep a picture of where each answer comes from"
-    explanations = progress_bar(predictor.explain(sources), note='explaining', unit='photo')
+def _explained(explanations: Iterable[Explanation], folder: str) -> Iterator[Prediction]:
+    "Keep a picture of where each answer comes from: 0001_apple.png and so on"
+    need_extra('train', *_FOR_TORCH, 'matplotlib', purpose='heat maps')
     for number, explanation in enumerate(explanations, 1):
         source = explanation.prediction.source
         name = Path(urlsplit(source).path if _is_url(source) else source).stem
@@ -458,34 +455,57 @@ def _explained(
         if explanation.photo: _write_figure(Path(folder)/f'{number:04d}_{stem}.png', show_heat([explanation]))
         yield explanation.prediction
 
+def _drawn(predictions: Iterable[Prediction], picture: str) -> Iterator[Prediction]:
+    "Keep a sheet of the first photos with their answers"
+    need_extra('figures', 'matplotlib')
+    first = []
+    for prediction in predictions:
+        if len(first) < 24 and not (prediction.error or _is_url(prediction.source)): first.append(prediction)
+        yield prediction
+    if first: _write_figure(picture, show_predictions(first))
+    else: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
+
+def _listed(sources: Sequence[str]) -> Iterator[str]: # in the place of -, the lines of stdin as they come
+    for source in sources:
+        lines = (os.fsdecode(line).strip('\r\n') for line in sys.stdin.buffer) if source == '-' else [source]
+        yield from filter(None, lines)
+
 # %% ../nbs/04_infer.ipynb #2442cc10
 @command(status=lambda failed: int(failed > 0))
 def fruit_predict(
-    sources: Param("photos, folders of photos, or addresses (http:// or https://)", str, nargs='+'),
-    model: str=None, # model folder; the one that comes with the package by default
+    sources: Param("photos, folders of photos, or addresses (http:// or https://); - reads them from stdin, "
+                   "one a line", str, nargs='+'),
+    model: str=None, # model folder, or hf:owner/name on the Hugging Face Hub; by default that of the package
     device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
                   "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
-    picture: Param("PNG file for a sheet of the first 24 photos with their answers; "
-                   "photos from addresses are left out", str)=None,
-    explain: Param("folder for a picture of each photo that shows where its answers come from; "
-                   "takes several times as long", str)=None,
+    format: Param("by default a table at a terminal and jsonl elsewhere", str, choices=list(_FORMATS))=None,
+    threshold: float=None, # of joint confidence, 0..1, below which it abstains; by default the model's own
+    allow_private: bool=False, # fetch photos from private and local addresses, too
+    batch_size: int=32, # photos answered at once
+    picture: str=None, # PNG file for a sheet of the first 24 photos from files, with their answers
+    explain: str=None, # folder for a picture of each photo with its heat maps; takes several times as long
 ) -> int: # how many sources could not be read
-    "What fruit is it, and is it fresh? A line of JSON for each photo; exit status 1 if one could not be read"
-    predictor, failed, drawn = Predictor(model, device), 0, []
-    answers = _explained(predictor, sources, explain) if explain else predictor.stream(sources, progress=True)
+    "What fruit is it, and is it fresh? A line for each photo; exit status 1 if one could not be read"
+    predictor, failed = Predictor(model, device, allow_private, threshold=threshold), 0
+    head, as_line = _FORMATS[format or ('table' if sys.stdout.isatty() else 'jsonl')]
+    sources = _listed(sources) if '-' in sources else sources
+    answer = predictor.explain if explain else predictor.stream
+    answers = answer(sources, batch_size=batch_size, progress=True)
+    if explain: answers = _explained(answers, explain)
+    if picture: answers = _drawn(answers, picture)
+    if head: print(head)
     for prediction in answers:
-        print(_json_line(prediction), flush=True)
-        if prediction.error:
-            failed += 1
-            tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
-        elif picture and len(drawn) < 24 and not _is_url(prediction.source): drawn.append(prediction)
-    if drawn: _write_figure(picture, show_predictions(drawn))
-    elif picture: print(f'fruit_predict: {picture}: not written; no photo file was answered', file=sys.stderr)
+        print(_printable(as_line(prediction)), flush=True)
+        if not prediction.error: continue
+        failed += 1
+        tqdm.write(f'fruit_predict: {prediction.error}', file=sys.stderr)
     return failed
 
 # %% ../nbs/04_infer.ipynb #6c9b4853
 _UPLOAD_HINT = ('<span class="fruit-hint">several at once, up to 10 MB together '
                 '(if nothing happens it was more: press Clear)</span>')
+_EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('Strawberry', 'Fresh'),
+             ('Apple', 'Fresh'), ('Banana', 'Rotten'), ('Orange', 'Fresh'), ('Strawberry', 'Rotten')]
 
 class FruitWidget:
     "Upload or take a photo, paste a URL, or see an example: which fruit, and is it fresh?"
@@ -494,13 +514,11 @@ class FruitWidget:
         allow_private: bool=False, # whether URLs in the local network may be fetched
     ):
         self.predictor, self.allow_private, self.commons = predictor, allow_private, COMMONS
-        self.side = predictor.config.normalisation.size # photos are decoded as the predictor decodes files
-        self.examples_seen, self.photos_taken, self.waiting = 0, 0, None
-        self.answers, self.unexplained = [], {}
+        self.answers, self.examples_seen, self.photos_taken = [], 0, 0
+        self.waiting = None # what will look at the URL in a moment
         self._make_controls()
         self._make_box()
         self._renew_uploader()
-        self._listen()
 
     def _ipython_display_(self):
         from IPython.display import display
@@ -509,34 +527,42 @@ class FruitWidget:
 # %% ../nbs/04_infer.ipynb #80b2f56d
 @patch
 def _make_controls(self: FruitWidget):
-    "Buttons, the field for a URL, the line that says what is going on, and room for cards"
+    "Buttons and the field for a URL, and what they do"
     import ipywidgets as widgets
     auto, initial = dict(width='auto'), dict(description_width='initial')
-    def button(words, icon): return widgets.Button(description=words, icon=icon, layout=auto)
+    def button(words, icon, action):
+        made = widgets.Button(description=words, icon=icon, layout=auto)
+        made.on_click(lambda _: action())
+        return made
     self.camera = camera_button()
-    self.example = button('Show an example', 'apple-alt')
-    self.found = button('A photo from the internet', 'globe')
+    self.camera.on_msg(lambda _, message, photos: self._look_at_camera(message, photos))
+    self.example = button('Show an example', 'apple-alt', self._look_at_example)
+    self.found = button('A photo from the internet', 'globe', self._look_at_found)
     self.heat = widgets.ToggleButton(description='Show where it looks', icon='fire', layout=auto)
-    self.save, self.clear = button('Table', 'table'), button('Clear', 'times')
-    self.go = button('Look at it', 'search')
+    self.heat.observe(lambda change: self._show_heats(), 'value')
+    self.save, self.clear = button('Table', 'table', self._show_table), button('Clear', 'times', self._clear)
+    self.go = button('Look at it', 'search', self._look_soon)
     self.url = widgets.Text(placeholder='https://... address of a photo', description='Address',
                             style=initial, layout=dict(flex='1 1 260px', width='auto'))
-    hidden = dict(display='none', width='auto', height='140px', margin='2px 2px 8px')
-    self.table = widgets.Textarea(description='Answers', style=initial, layout=hidden)
-    self.status = widgets.HTML()
-    columns = 'repeat(auto-fill, minmax(min(340px, 100%), 1fr))'
-    self.cards = widgets.GridBox(layout=dict(grid_template_columns=columns, grid_gap='8px'))
-    self.cards.add_class('fruit-cool')
+    entered = dict(event='submit') # by the Enter key
+    self.url.on_msg(lambda _, message, buffers: message == entered and self._look_soon())
+    self.url.observe(lambda change: self.waiting and self._look_soon(), 'value')
 
 # %% ../nbs/04_infer.ipynb #958cd3f8
 @patch
 def _make_box(self: FruitWidget):
-    "Put everything in its place"
+    "Controls in rows, the line that says what is going on, room for the table and for cards"
     import ipywidgets as widgets
     def row(*parts): return widgets.Box(parts, layout=dict(flex_flow='row wrap', align_items='center'))
     style = widgets.HTML(f'<style>{CARD_STYLE}</style>', layout=dict(display='none'))
-    buttons = self.camera, self.example, self.found, self.heat, self.save, self.clear
-    self.ways = row(*buttons, widgets.HTML(_UPLOAD_HINT))
+    self.buttons = self.camera, self.example, self.found, self.heat, self.save, self.clear
+    self.ways, self.status = row(*self.buttons, widgets.HTML(_UPLOAD_HINT)), widgets.HTML()
+    hidden = dict(display='none', width='auto', height='140px', margin='2px 2px 8px')
+    initial = dict(description_width='initial')
+    self.table = widgets.Textarea(description='Answers', style=initial, layout=hidden)
+    columns = 'repeat(auto-fill, minmax(min(340px, 100%), 1fr))'
+    self.cards = widgets.GridBox(layout=dict(grid_template_columns=columns, grid_gap='8px'))
+    self.cards.add_class('fruit-cool')
     parts = [style, self.ways, row(self.url, self.go), self.status, self.table, self.cards]
     self.box = widgets.VBox(parts, layout=dict(max_width='980px'))
 
@@ -544,25 +570,25 @@ def _make_box(self: FruitWidget):
 def _renew_uploader(self: FruitWidget):
     "Replace the upload button, which may be waiting for the answer to a message that was dropped"
     import ipywidgets as widgets
-    new = widgets.FileUpload(accept='image/*', multiple=True, description='Choose photos',
-                             button_style='primary', layout=dict(width='auto'))
-    new.observe(lambda change: self._look_at_uploads(), 'value')
-    self.uploader, old = new, getattr(self, 'uploader', None)
-    self.ways.children = (new, *(way for way in self.ways.children if way is not old))
+    old, *others = self.ways.children if hasattr(self, 'uploader') else (None, *self.ways.children)
+    self.uploader = widgets.FileUpload(accept='image/*', multiple=True, description='Choose photos',
+                                       button_style='primary', layout=dict(width='auto'))
+    self.uploader.observe(lambda change: self._look(*take_uploads(self.uploader)), 'value')
+    self.ways.children = (self.uploader, *others)
     if old: old.close()
 
 # %% ../nbs/04_infer.ipynb #0e73b308
 @patch
 def _say(self: FruitWidget,
-    words: str, # plain text; empty for silence
+    words: str='', # plain text
     busy: bool=False, # show that work is going on
+    link: str='', # HTML after the words
 ):
     "Write the line between the controls and the cards"
     spinner = '<span class="fruit-spinner" aria-hidden="true"></span>' if busy else ''
-    line = f'{spinner}{html.escape(words)}'
+    line = f'{spinner}{html.escape(words)}{link}'
     self.status.value = f'<div class="fruit-status" role="status" aria-live="polite">{line}</div>'
-    buttons = self.camera, self.example, self.found, self.heat, self.save, self.clear, self.go
-    for control in (self.uploader, self.url, *buttons): control.disabled = busy
+    for control in (self.uploader, self.url, self.go, *self.buttons): control.disabled = busy
 
 @patch
 def _clear(self: FruitWidget):
@@ -570,52 +596,48 @@ def _clear(self: FruitWidget):
     self._renew_uploader()
     old, self.cards.children = self.cards.children, ()
     for card in old: card.close()
-    for kept in (self.answers, self.unexplained): kept.clear()
+    self.answers.clear()
     self.table.layout.display = 'none'
-    self._say('')
+    self._say()
 
 # %% ../nbs/04_infer.ipynb #fcdb7767
 @patch
 def _look(self: FruitWidget,
-    photos: list[tuple[str, Callable]], # name, and what opens it: () -> PIL image
+    *sources: tuple[str, str | bytes | Image.Image], # name, and what `_open` takes
 ) -> int: # how many could be opened
     "Answer each photo with a card"
     opened, trouble = 0, ''
-    for number, (name, open_photo) in enumerate(photos, 1):
-        which = f' ({number} of {len(photos)})' if len(photos) > 1 else ''
+    for number, (name, source) in enumerate(sources, 1):
+        which = f' ({number} of {len(sources)})' if len(sources) > 1 else ''
         self._say(f'Looking at {name}{which}', busy=True)
         photo = None
         try:
-            photo = open_photo()
-            prediction = replace(self.predictor.predict([photo], progress=False)[0], source=name)
+            photo = self._open(source)
+            prediction = replace(self.predictor.predict([photo])[0], source=name)
             opened += 1
         except Exception as error: # a FruitError says it in plain words; anything else at least shows
             kind = '' if isinstance(error, FruitError) else f'{type(error).__name__}: '
             prediction = Prediction(name, error=f'{kind}{error}')
         self.answers.append(prediction)
-        card = card_widget(name, asdict(prediction), photo)
-        self.cards.children = (card, *self.cards.children)
-        if not prediction.error: self.unexplained[card] = prediction, thumbnail(photo, 320)
+        self.cards.children = (card_widget(name, asdict(prediction), photo), *self.cards.children)
         if self.heat.value: trouble = self._explain_cards()
-    failed = len(photos) - opened
-    several = f'{opened} of {len(photos)} photos answered; {failed} could not be opened.'
-    self._say(several if failed and len(photos) > 1 else trouble)
+    if 1 < len(sources) != opened:
+        trouble = f'{opened} of {len(sources)} photos answered; {len(sources) - opened} could not be opened.'
+    if sources: self._say(trouble)
     return opened
 
 # %% ../nbs/04_infer.ipynb #29dfeb55
 @patch
 def _explain_cards(self: FruitWidget) -> str: # why it could not be done; empty if it was
     "Add heat maps to each card that lacks them, the newest first"
-    while self.unexplained:
-        card, (prediction, small) = self.unexplained.popitem()
-        self._say(f'Finding where the answers to {prediction.source} come from', busy=True)
-        photo = load_photo(base64.b64decode(small.partition(',')[2]))
-        try: heats = self.predictor.heat([photo], [prediction])
-        except FruitError as error:
-            self.unexplained.clear()
-            return str(error)
+    for card in self.cards.children:
+        if card.heats or card.answer['error']: continue
+        self._say(f'Finding where the answers to {card.name} come from', busy=True)
+        photo, answer = load_photo(base64.b64decode(card.photo.partition(',')[2])), Prediction(**card.answer)
+        try: heats = self.predictor.heat([photo], [answer])
+        except FruitError as error: return str(error)
         pictures = [thumbnail(overlay_heat(photo, heat)) for heat, in heats]
-        card.heats = dict(zip((prediction.fruit, prediction.freshness), pictures))
+        card.heats = dict(zip((answer.fruit, answer.freshness), pictures))
     return ''
 
 @patch
@@ -626,14 +648,13 @@ def _show_heats(self: FruitWidget):
     self._say(self._explain_cards())
 
 # %% ../nbs/04_infer.ipynb #39e0c4af
-_EXAMPLES = [('Apple', 'Rotten'), ('Banana', 'Fresh'), ('Orange', 'Rotten'), ('Strawberry', 'Fresh'),
-             ('Apple', 'Fresh'), ('Banana', 'Rotten'), ('Orange', 'Fresh'), ('Strawberry', 'Rotten')]
-
 @patch
-def _look_at_uploads(self: FruitWidget):
-    "Answer what has just been uploaded"
-    uploads = take_uploads(self.uploader)
-    if uploads: self._look([(name, partial(load_photo, content, self.side)) for name, content in uploads])
+def _open(self: FruitWidget,
+    source: str | bytes | Image.Image, # URL, content of a file, or a photo
+) -> Image.Image: # decoded as the predictor decodes files
+    side = self.predictor.config.normalisation.size
+    if isinstance(source, str): return fetch_photo(source, allow_private=self.allow_private, side=side)
+    return load_photo(source, side)
 
 @patch
 def _look_at_camera(self: FruitWidget,
@@ -643,7 +664,7 @@ def _look_at_camera(self: FruitWidget,
     "Answer the photo that has just been taken"
     if not photos: return self._say(message.get('trouble', ''))
     self.photos_taken += 1
-    self._look([(f'camera photo {self.photos_taken}', partial(load_photo, bytes(photos[0]), self.side))])
+    self._look((f'camera photo {self.photos_taken}', bytes(photos[0])))
 
 @patch
 def _look_at_example(self: FruitWidget):
@@ -651,16 +672,15 @@ def _look_at_example(self: FruitWidget):
     fruit, freshness = _EXAMPLES[self.examples_seen % len(_EXAMPLES)]
     self.examples_seen += 1
     photo = draw_photo(fruit, freshness, self.examples_seen).image
-    self._look([(f'a drawn {freshness.lower()} {fruit.lower()}', lambda: photo)])
+    self._look((f'a drawn {freshness.lower()} {fruit.lower()}', photo))
 
 # %% ../nbs/04_infer.ipynb #766a1643
 @patch
 def _look_at_url(self: FruitWidget):
     "Answer the photo at the URL in the field"
     self.waiting, url = None, self.url.value.strip()
-    if not url: return self._say('Paste the address of a photo first.')
-    fetch = partial(fetch_photo, url, allow_private=self.allow_private, side=self.side)
-    if self._look([(show_url(url), fetch)]): self.url.value = ''
+    if not url: self._say('Paste the address of a photo first.')
+    elif self._look((show_url(url), url)): self.url.value = ''
 
 @patch
 def _look_at_found(self: FruitWidget):
@@ -672,57 +692,23 @@ def _look_at_found(self: FruitWidget):
         if not found: raise FetchError("Wikimedia Commons has no such photo. Try again.")
     except FetchError as error: return self._say(f'No photo from the internet: {error}')
     photo = random.choice(found)
-    fetch = partial(fetch_photo, photo.url, allow_private=self.allow_private, side=self.side)
-    self._look([(f'{photo.title} ({photo.credit})', fetch)])
+    self._look((f'{photo.title} ({photo.credit})', photo.url))
 
 # %% ../nbs/04_infer.ipynb #3e5d90fa
 @patch
 def _look_soon(self: FruitWidget):
     "Look at the URL when it has not changed for .3 s; at once where no event loop is running"
-    self._cancel_look()
+    if self.waiting: self.waiting.cancel()
     try: self.waiting = asyncio.get_running_loop().call_later(.3, self._look_at_url)
     except RuntimeError: self._look_at_url()
 
-@patch
-def _cancel_look(self: FruitWidget) -> bool: # whether there was something to wait for
-    "Forget what `_look_soon` was about to do"
-    waiting, self.waiting = self.waiting, None
-    if waiting: waiting.cancel()
-    return waiting is not None
-
-@patch
-def _listen(self: FruitWidget):
-    "Connect the controls with what they do"
-    def sent(_, message, buffers): # the Enter key
-        if message.get('event') == 'submit': self._look_soon()
-    self.url.on_msg(sent)
-    self.url.observe(lambda change: self._cancel_look() and self._look_soon(), 'value')
-    self.camera.on_msg(lambda _, message, buffers: self._look_at_camera(message, buffers))
-    self.heat.observe(lambda change: self._show_heats(), 'value')
-    actions = {self.go: self._look_soon, self.example: self._look_at_example, self.found: self._look_at_found,
-               self.save: self._show_table, self.clear: self._clear}
-    for button, action in actions.items(): button.on_click(lambda _, action=action: action())
-
 # %% ../nbs/04_infer.ipynb #80678535
-def _answers_csv(
-    predictions: Sequence[Prediction], # in order
-) -> str: # one line of names, one a photo; safe to open in a spreadsheet
-    "Answers as comma-separated values"
-    def cell(value): # text that a spreadsheet would take for a formula is quoted
-        formula = isinstance(value, str) and value.startswith(tuple('=+-@\t\r'))
-        return f"'{value}" if formula else value
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(field.name for field in fields(Prediction))
-    writer.writerows(map(cell, asdict(prediction).values()) for prediction in predictions)
-    return text.getvalue()
-
 @patch
 def _show_table(self: FruitWidget):
     "Show all answers as text, with a link to save them"
-    text = _answers_csv(self.answers)
+    text = '\n'.join([_CSV_HEAD, *map(_as_csv, self.answers)])
     self.table.value, self.table.layout.display = text, 'flex'
-    link = 'data:text/csv;charset=utf-8;base64,' + base64.b64encode(text.encode(errors='replace')).decode()
-    save = f'<a download="answers.csv" href="{link}">save answers.csv</a>'
-    words = f'{len(self.answers)} answers: copy them below, or {save}'
-    self.status.value = f'<div class="fruit-status" role="status">{words}</div>'
+    content = base64.b64encode(text.encode(errors='replace')).decode()
+    address = f'data:text/csv;charset=utf-8;base64,{content}'
+    link = f'<a download="answers.csv" href="{address}">save answers.csv</a>'
+    self._say(f'{len(self.answers)} answers: copy them below, or ', link=link)

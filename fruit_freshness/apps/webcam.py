@@ -4,7 +4,8 @@
 
 # %% ../../nbs/apps/webcam.ipynb #aa311d82
 from __future__ import annotations
-import json, re, sys, time
+import json, os, re, sys, time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -29,8 +30,7 @@ class TemporalSmoother:
         lead: float=.2, # by which another label must be ahead to take over
     ):
         self.half_life, self.lead, self.before = half_life, lead, None
-        self.fruit, self.freshness, self.accepted = {}, {}, {} # smoothed confidence of each label
-        self.said = dict(fruit=None, freshness=None, accepted=None)
+        self.scores, self.said = defaultdict(dict), {} # of a question: smoothed confidences, and the answer
 
     def vote(self,
         task: str, # 'fruit', 'freshness' or 'accepted'
@@ -39,25 +39,23 @@ class TemporalSmoother:
         weight: float, # of now against before, 0..1
     ) -> tuple: # the label that stands, and its smoothed confidence
         "Take one answer in"
-        scores, said = getattr(self, task), self.said[task]
+        scores = self.scores[task]
         for known in {label, *scores}:
             now = confidence if known == label else 0.
             scores[known] = (1 - weight) * scores.get(known, 0.) + weight * now
-        best = max(scores, key=scores.get)
+        best, said = max(scores, key=scores.get), self.said.get(task)
         if said is None or scores[best] > scores[said] + self.lead: self.said[task] = said = best
         return said, scores[said]
 
-# %% ../../nbs/apps/webcam.ipynb #8cfcb6d8
+# %% ../../nbs/apps/webcam.ipynb #93922ece
 @patch
 def update(self: TemporalSmoother,
     prediction: Prediction, # of the newest frame
     seconds: float, # when it was taken, by any clock
 ) -> Prediction: # the same with steady labels and smoothed confidences
     "Take the newest frame in"
-    passed = 0 if self.before is None else max(seconds - self.before, 0)
-    weight = 1. if self.before is None else 1 - .5 ** (passed / self.half_life)
-    self.before = seconds
-    steady = {}
+    passed = float('inf') if self.before is None else max(seconds - self.before, 0)
+    weight, self.before, steady = 1 - .5 ** (passed / self.half_life), seconds, {}
     for task in ('fruit', 'freshness'):
         now = getattr(prediction, task), getattr(prediction, f'{task}_confidence')
         steady[task], confidence = self.vote(task, *now, weight)
@@ -68,19 +66,17 @@ def update(self: TemporalSmoother,
 
 # %% ../../nbs/apps/webcam.ipynb #43a0d377
 @contextmanager
-def _open_video(
-    source: str, # number of a camera, or a video file
-):  # `cv2.VideoCapture`
-    "A camera or a video file, closed at the end"
-    is_camera = source.isdecimal()
-    if not is_camera and not Path(source).is_file():
-        raise FruitError(f"{source}: no such video file; give a file, or 0 for the first camera")
-    cv2.utils.logging.setLogLevel(0) # what goes wrong is said here
-    capture = cv2.VideoCapture(int(source) if is_camera else source)
-    unplugged = f"camera {source}: can't be opened; is it plugged in, and used by no other program?"
+def _open_video(source: str): # -> `cv2.VideoCapture` of a camera's number or a file, closed at the end
     unreadable = f"{source}: not a video that can be read; convert it to MP4"
+    if source.isdecimal():
+        unreadable = f"camera {source}: can't be opened; is it plugged in, and used by no other program?"
+    elif not Path(source).is_file():
+        raise FruitError(f"{source}: no such video file; give a file, or 0 for the first camera")
+    cv2.utils.logging.setLogLevel(0) # what goes wrong is said here, not by OpenCV and not by FFmpeg
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     try:
-        if not capture.isOpened(): raise FruitError(unplugged if is_camera else unreadable)
+        if not capture.isOpened(): raise FruitError(unreadable)
         yield capture
     finally: capture.release()
 
@@ -88,12 +84,9 @@ def _read_frames(
     capture, # of `_open_video`
     is_camera: bool, # its time is the clock's
 ) -> Iterator[tuple[float, np.ndarray]]: # seconds since the start, and `(height, width, 3) uint8` BGR
-    "The frames of a camera or a video, until there are no more"
     rate, begin, number = capture.get(cv2.CAP_PROP_FPS) or 25., time.monotonic(), 0
-    while True:
-        there, frame = capture.read()
-        if not there: return
-        yield (time.monotonic() - begin if is_camera else number / rate), frame
+    while (read := capture.read())[0]:
+        yield (time.monotonic() - begin if is_camera else number / rate), read[1]
         number += 1
 
 # %% ../../nbs/apps/webcam.ipynb #f1cfb1d0
@@ -105,27 +98,24 @@ def draw_answer(
     height, width = frame.shape[:2]
     scale = max(min(height, width) / 480, .5)
     line = round(34 * scale)
+    colour, words = (77, 176, 234), re.split(r':| \(', prediction.reason or 'not sure')[0] # BGR
     if prediction.accepted:
-        colour = dict(Fresh=(110, 200, 120), Rotten=(80, 150, 210))[prediction.freshness] # BGR
+        colour = dict(Fresh=(110, 200, 120), Rotten=(80, 150, 210))[prediction.freshness]
         words = f'{prediction.fruit}, {prediction.freshness.lower()}'
-    else: colour, words = (77, 176, 234), re.split(r':| \(', prediction.reason or 'not sure')[0]
     bottom = frame[-round(2.6 * line):]
     bottom[:] = bottom // 3
     def write(text, place, size, colour, thick):
         font, thick = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(thick * scale))
         cv2.putText(frame, text, place, font, size * scale, colour, thick, cv2.LINE_AA)
     write(words, (line // 2, height - round(1.5 * line)), .9, colour, 2)
-    for number, task in enumerate(('fruit', 'freshness')):
-        label, share = getattr(prediction, task), getattr(prediction, f'{task}_confidence')
+    for number, share in enumerate((prediction.fruit_confidence, prediction.freshness_confidence)):
         left, top = line // 2 + number * width // 2, height - round(.45 * line)
-        write(f'{label} {share:.0%}', (left, top - line // 5), .45, (255, 255, 255), 1)
+        write(prediction.shares[number], (left, top - line // 5), .45, (255, 255, 255), 1)
         right = left + round(share * (width // 2 - line))
         cv2.rectangle(frame, (left, top), (right, top + line // 5), colour, -1)
 
 # %% ../../nbs/apps/webcam.ipynb #ab8eb1d4
-def _show_frame(
-    frame: np.ndarray, # `(height, width, 3) uint8` BGR
-) -> bool: # whether q was pressed
+def _show_frame(frame: np.ndarray) -> bool: # whether q was pressed
     "Show a frame where windows can be opened"
     try:
         cv2.imshow('fruit_webcam: q ends', frame)
@@ -139,40 +129,37 @@ def _record(
     rate: float, # frames a second
 ):  # what takes a frame, and when it was seen, in seconds since the start
     "Write frames into a video file, as many times as it takes to keep their time"
-    writer, written = None, 0
+    writer, written = cv2.VideoWriter(), 0
     def write(frame, seconds):
-        nonlocal writer, written
+        nonlocal written
         if not out: return
-        if writer is None:
+        if not writer.isOpened():
             codec = cv2.VideoWriter_fourcc(*('MJPG' if out.lower().endswith('.avi') else 'mp4v'))
-            writer = cv2.VideoWriter(out, codec, rate, frame.shape[1::-1])
-            if not writer.isOpened():
-                words = "can't be written; give a name that ends in .mp4 or .avi, in a folder that exists"
-                raise FruitError(f"{out}: {words}")
+            words = "can't be written; give a name that ends in .mp4 or .avi, in a folder that exists"
+            if not writer.open(out, codec, rate, frame.shape[1::-1]): raise FruitError(f"{out}: {words}")
         for _ in range(written, round(seconds * rate) + 1):
             writer.write(frame)
             written += 1
     try: yield write
-    finally:
-        if writer: writer.release()
+    finally: writer.release()
 
 # %% ../../nbs/apps/webcam.ipynb #617907be
 @command
 def fruit_webcam(
     source: str='0', # number of a camera, or a video file
     out: str=None, # video file to write, .mp4 or .avi: the frames with their answers
-    model: str=None, # model folder; the shipped one by default
+    model: str=None, # model folder, or hf:owner/name; the shipped one by default
 ) -> None:
-    "Answer a camera or a video, one JSON object a frame. Ctrl-C ends it, and q where a window is shown"
+    "Answer a camera or a video, a line for each frame. Ctrl-C ends it, and q where a window is shown"
     predictor, steady, is_camera, frames = Predictor(model), TemporalSmoother(), source.isdecimal(), 0
-    rate = cv2.CAP_PROP_FPS
     with (heard_stop() as stop, _open_video(source) as capture,
-          _record(out, capture.get(rate) or 25.) as write):
+          _record(out, capture.get(cv2.CAP_PROP_FPS) or 25.) as write):
         for seconds, frame in _read_frames(capture, is_camera):
             answer, = predictor.predict_batch([Image.fromarray(frame[..., ::-1])], [source])
             answer = steady.update(answer, seconds)
             line = dict(frame=frames, seconds=round(seconds, 3), **asdict(answer))
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+            for_person = f'{seconds:.1f} s  {answer}' if sys.stdout.isatty() else ''
+            print(for_person or json.dumps(line, ensure_ascii=False), flush=True)
             draw_answer(frame, answer)
             write(frame, seconds)
             frames += 1

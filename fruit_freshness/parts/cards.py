@@ -12,18 +12,11 @@ __all__ = ['CARD_STYLE', 'CARD_SCRIPT', 'card_widget', 'take_uploads', 'camera_b
 
 # %% ../../nbs/parts/cards.ipynb #ca32518b
 from PIL import Image
-
-# %% ../../nbs/parts/cards.ipynb #83376cfe
 from ..data import thumbnail
 
 # %% ../../nbs/parts/cards.ipynb #7537f40d
-def _package_file(
-    name: str, # beside this module
-) -> str: # its text
-    "Read a file that the package carries"
-    return (files('fruit_freshness.parts')/name).read_text(encoding='utf-8')
-
-CARD_STYLE, CARD_SCRIPT = _package_file('cards.css'), _package_file('cards.js')
+CARD_STYLE, CARD_SCRIPT = [(files('fruit_freshness.parts')/name).read_text(encoding='utf-8')
+                           for name in ('cards.css', 'cards.js')]
 
 # %% ../../nbs/parts/cards.ipynb #a339e5ff
 @cache
@@ -56,12 +49,11 @@ def take_uploads(
 ) -> list[tuple[str, bytes]]: # name and content of every file
     "The uploaded files, which are then no longer in the widget"
     value = uploader.value
-    if isinstance(value, dict): # ipywidgets 7
-        files = [(name, bytes(entry['content'])) for name, entry in value.items()]
-        if files: uploader.data, uploader.metadata, uploader._counter = [], [], 0
-    else:
-        files = [(entry['name'], bytes(entry['content'])) for entry in value]
-        if files: uploader.value = ()
+    is_old = isinstance(value, dict) # ipywidgets 7
+    entries = value.items() if is_old else [(entry['name'], entry) for entry in value]
+    files = [(name, bytes(entry['content'])) for name, entry in entries]
+    if files and is_old: uploader.data, uploader.metadata, uploader._counter = [], [], 0
+    elif files: uploader.value = ()
     return files
 
 # %% ../../nbs/parts/cards.ipynb #c4e7a935

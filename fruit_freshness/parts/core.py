@@ -8,15 +8,19 @@ import hashlib, json, os, signal, stat, sys, threading, warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_origin
 
 # %% auto #0
-__all__ = ['FRESHNESS', 'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'command', 'need_extra', 'progress_bar',
-           'map_photos', 'heard_stop', 'source_name', 'open_regular_file', 'content_hash', 'walk_files', 'atomic_write']
+__all__ = ['FRESHNESS', 'FRESHNESS_COLOURS', 'FruitError', 'PhotoError', 'DataError', 'list_result', 'command', 'need_extra',
+           'run_command', 'progress_bar', 'map_photos', 'heard_stop', 'source_name', 'open_regular_file',
+           'content_hash', 'walk_files', 'atomic_write']
 
 # %% ../../nbs/parts/core.ipynb #f9f687ef
 from tqdm.auto import tqdm
+from .. import __version__
 
 # %% ../../nbs/parts/core.ipynb #a94b36de
 class FruitError(ValueError):
@@ -33,12 +37,11 @@ FRESHNESS = ('Fresh', 'Rotten') # the two answers to the second question, everyw
 FRESHNESS_COLOURS = dict(Fresh='#4c9f50', Rotten='#8a5a2b') # in figures and cards
 
 # %% ../../nbs/parts/core.ipynb #b31af135
-def _parser(
-    function: Callable, # a command
-): # its argparse.ArgumentParser
+def _parser(function: Callable): # -> argparse.ArgumentParser
     "Options from docments, with dashes; a `Sequence[int]` takes several values, and a `--no-` flag says so"
     from fastcore.script import anno_parser
     parser = anno_parser(function, prog=function.__name__)
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     for option in parser._actions:
         option.option_strings[:] = [name.replace('_', '-') for name in option.option_strings]
         parser._option_string_actions.update({name: option for name in option.option_strings})
@@ -48,21 +51,37 @@ def _parser(
         if option.const is False: option.help = f'do not {option.help}'
     return parser
 
+# %% ../../nbs/parts/core.ipynb #44e18685
+def list_result(
+    result: dict, # of a command
+    indent: str='', # before each line
+) -> str: # a line for each value
+    "A result as a person reads it: what belongs together is indented, fractions have four digits"
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict): value = '\n' + list_result(value, indent + '  ')
+        elif isinstance(value, float): value = f' {value:.4g}'
+        else: value = f' {value}'
+        lines.append(f'{indent}{name}:{value}')
+    return '\n'.join(lines)
+
 # %% ../../nbs/parts/core.ipynb #7e8236b3
 def command(
-    function: Callable=None, # what the command does; a returned dict is printed as one line of JSON
+    function: Callable=None, # what the command does; a returned dict is its result
     *,
     status: Callable=lambda result: 0, # exit status for what the function returned
     failed: int=1, # exit status when a `FruitError` is raised
+    show: Callable=list_result, # the result as text for a terminal; elsewhere it is one line of JSON
 ) -> Callable: # the same function, with a `main` that a console script calls
     "Give `function` a `main()` that reads `sys.argv`, prints results to stdout and failures as one sentence"
-    if function is None: return lambda f: command(f, status=status, failed=failed)
+    if function is None: return lambda f: command(f, status=status, failed=failed, show=show)
     def main():
         arguments = vars(_parser(function).parse_args())
         for hidden in ('pdb', 'xtra'): arguments.pop(hidden, None)
         try:
             result = function(**arguments)
-            if isinstance(result, dict): print(json.dumps(result), flush=True)
+            as_text = show if sys.stdout.isatty() else json.dumps
+            if isinstance(result, dict): print(as_text(result), flush=True)
             return status(result)
         except FruitError as error: print(f'{function.__name__}: {error}', file=sys.stderr)
         except KeyboardInterrupt: print(f'{function.__name__}: stopped', file=sys.stderr)
@@ -72,14 +91,30 @@ def command(
     return function
 
 # %% ../../nbs/parts/core.ipynb #4c975599
+def _not_installed(modules: str, extra: str) -> str:
+    return f'{modules}: not installed; run: pip install "fruit_freshness[{extra}]"'
+
 def need_extra(
-    extra: str, # name of the group of packages, as in `pip install 'fruit_freshness[serve]'`
+    extra: str, # name of the group of packages, as in `pip install "fruit_freshness[serve]"`
     *modules: str, # that must be there
+    purpose: str='', # what needs them
 ) -> None:
     "`FruitError` names the extra to install if one of its modules is missing"
-    from importlib.util import find_spec
     missing = ', '.join(module for module in modules if find_spec(module) is None)
-    if missing: raise FruitError(f"{missing}: not installed; run: pip install 'fruit_freshness[{extra}]'")
+    if missing: raise FruitError(_not_installed(f'{purpose} need {missing}' if purpose else missing, extra))
+
+# %% ../../nbs/parts/core.ipynb #5c428c29
+_COMMANDS = dict(fruit_train='train', fruit_evaluate='parts.evaluate', fruit_predict='infer',
+                 fruit_audit='apps.audit', fruit_serve='apps.serve', fruit_webcam='apps.webcam',
+                 fruit_export='apps.export')
+
+def run_command() -> int: # exit status
+    "What every console script calls: the command of its name, or how to install what that command needs"
+    name = Path(sys.argv[0]).stem
+    try: return getattr(import_module(f'fruit_freshness.{_COMMANDS[name]}'), name).main()
+    except ModuleNotFoundError as error:
+        print(f"{name}: {_not_installed(error.name, 'train')}", file=sys.stderr)
+        return 1
 
 # %% ../../nbs/parts/core.ipynb #1f5d110e
 def progress_bar(
@@ -124,10 +159,7 @@ def heard_stop():
         for number, handler in before.items(): signal.signal(number, handler)
 
 # %% ../../nbs/parts/core.ipynb #e73cea6e
-def _open_regular(
-    path: Path | str, # a file
-    flags: int, # of `os.open`
-) -> int: # file descriptor
+def _open_regular(path: Path | str, flags: int) -> int: # file descriptor
     "An opener for `open` that never waits, and refuses pipes and devices (folders, `open` itself refuses)"
     handle = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_NOCTTY', 0))
     kind = os.fstat(handle).st_mode
@@ -145,6 +177,10 @@ def source_name(
     known_as = 'image' if kind.endswith('Image') else 'array' if kind == 'ndarray' else kind
     return getattr(source, 'name', None) or known_as
 
+_UNREADABLE = {FileNotFoundError: "no such file; check the spelling",
+               IsADirectoryError: "a folder, not a photo",
+               PermissionError: "may not be read; change its permissions"}
+
 @contextmanager
 def open_regular_file(
     path: Path | str, # a file
@@ -154,12 +190,9 @@ def open_regular_file(
     try:
         with open(path, 'rb', opener=_open_regular) as file: yield file
     except FruitError: raise
-    except FileNotFoundError: raise PhotoError(f"{name}: no such file; check the spelling") from None
-    except IsADirectoryError: raise PhotoError(f"{name}: a folder, not a photo") from None
-    except PermissionError: raise PhotoError(f"{name}: may not be read; change its permissions") from None
     except (OSError, ValueError) as error: # a ValueError is that of a name with a zero byte in it
-        reason = getattr(error, 'strerror', None) or error
-        raise PhotoError(f"{name}: can't be read ({reason}); give another file") from None
+        words = f"can't be read ({getattr(error, 'strerror', None) or error}); give another file"
+        raise PhotoError(f"{name}: {_UNREADABLE.get(type(error), words)}") from None
 
 # %% ../../nbs/parts/core.ipynb #bfb413e5
 def content_hash(

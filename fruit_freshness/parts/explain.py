@@ -22,10 +22,7 @@ else: # their names, for signatures: importing torch takes seconds
     Tensor, FruitNet = type('Tensor', (), {}), type('FruitNet', (), {})
 
 # %% ../../nbs/parts/explain.ipynb #49363c8e
-def _log_odds(
-    logits: Tensor, # `(N, classes)` of one head
-    said=None, # `(N,)` class numbers that were answered; None: the likeliest
-) -> Tensor: # `(N,)`, in nats
+def _log_odds(logits: Tensor, said=None) -> Tensor: # `(N,)`, in nats; `said`: class numbers, or the likeliest
     "How much likelier the answered class is than all others together"
     import torch
     if logits.shape[1] == 1: return logits[:, 0]
@@ -34,11 +31,8 @@ def _log_odds(
     return logits.gather(1, said)[:, 0] - logits.scatter(1, said, -np.inf).logsumexp(1)
 
 # %% ../../nbs/parts/explain.ipynb #858fa221
-def _feature_maps(
-    net: FruitNet, # in eval mode
-    images: Tensor, # `(N, 3, size, size) float32`, normalised
-) -> tuple: # the logits of both heads, and two feature maps `(N, channels, height, width)`
-    "Answers, and the last feature maps at each of the last two resolutions"
+def _feature_maps(net: FruitNet, images: Tensor) -> tuple: # logits, two maps `(N, channels, height, width)`
+    "Answers of a network, and its last feature maps at each of the last two resolutions"
     import torch
     from fruit_freshness.parts.backbones import ModelError, backbone_blocks
     maps, thread = {}, threading.get_ident()
@@ -63,11 +57,8 @@ def _scaled(maps: Tensor, side: int) -> Tensor: # `(N, side, side)`
 def _to_one(heat: Tensor) -> Tensor: # the hottest field of each photo is 1, unless none is hot
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
-def _grad_cam(
-    odds: Tensor, # `(N,)`, what speaks for the answers
-    maps: Tensor, # `(N, channels, height, width)` that they were computed from
-) -> Tensor: # `(N, height, width)`, 0..1
-    "Where feature maps speak for the answers"
+def _grad_cam(odds: Tensor, maps: Tensor) -> Tensor: # `(N, height, width)`, 0..1
+    "Where the feature maps that odds were computed from speak for the answers"
     import torch
     gradient, = torch.autograd.grad(odds.sum(), maps, retain_graph=True)
     return _to_one((gradient.mean((2, 3), keepdim=True) * maps).sum(1).clamp(min=0).detach())

@@ -4,14 +4,15 @@
 
 # %% ../../nbs/parts/fetch.ipynb #d8faf4fc
 from __future__ import annotations
-import errno, html, ipaddress, json, queue, re, socket, string, threading, time
+import errno, html, ipaddress, json, re, socket, string, threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 # %% auto #0
-__all__ = ['COMMONS', 'FetchError', 'show_url', 'is_public', 'fetch_photo', 'FoundPhoto', 'find_commons']
+__all__ = ['COMMONS', 'FetchError', 'PrivateAddressError', 'show_url', 'is_public', 'fetch_photo', 'FoundPhoto', 'find_commons']
 
 # %% ../../nbs/parts/fetch.ipynb #efabbb2c
 from PIL import Image
@@ -26,14 +27,15 @@ from ..data import load_photo
 class FetchError(FruitError):
     "A photo could not be fetched; the message names the URL and what to do"
 
+class PrivateAddressError(FetchError):
+    "An address inside the local network, which is fetched only where that is allowed"
+
 # %% ../../nbs/parts/fetch.ipynb #f523a634
 _LABEL = r'[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?' # between two dots
 _HOST_NAME = re.compile(rf'(?=.{{1,253}}$)({_LABEL}\.)*{_LABEL}')
 
-def _plain_host(
-    host: str, # as it stands in a URL, without port and brackets
-) -> str: # the same host in lower-case ASCII
-    "One spelling for a host; `ValueError` for one that programs read in different ways"
+def _plain_host(host: str) -> str: # without port and brackets
+    "One spelling for a host, in lower-case ASCII; `ValueError` for one that programs read in different ways"
     if ':' in host:
         if '%' in host: raise ValueError("an address with a network interface in it")
         return str(ipaddress.IPv6Address(host))
@@ -45,32 +47,25 @@ def _plain_host(
     if re.fullmatch(r'\d+|0x[0-9a-f]*', host.rsplit('.')[-1]): return str(ipaddress.IPv4Address(host))
     return host
 
-# %% ../../nbs/parts/fetch.ipynb #a7230fed
-def _plain_port(
-    parts, # of `urlsplit`
-) -> int: # 1 to 65535
-    "The port of a URL; the error of `ValueError` doesn't quote it, since it may be half a password"
-    try: port = parts.port
-    except ValueError: port = 0
-    if port == 0: raise ValueError("the port is not a number from 1 to 65535")
-    return port or (443 if parts.scheme.lower() == 'https' else 80)
-
 # %% ../../nbs/parts/fetch.ipynb #4859e277
-def _canonical_url(
-    url: str, # as a person typed it or a redirect sent it
-) -> str: # the same URL put together anew: scheme, host, port, path and query
-    "Parse an `http` or `https` URL strictly; `FetchError` for anything else"
+_PORTS = dict(http=80, https=443)
+
+def _canonical_url(url: str) -> str: # put together anew: scheme, host, port, path and query
+    "Parse an `http` or `https` URL strictly, wherever it is from; `FetchError` for anything else"
     def refuse(words): return FetchError(f"{show_url(url)} {words}")
     if re.search(r'[\x00-\x1f\x7f\\]', url):
         raise refuse("has hidden characters or backslashes in it. Copy the address anew.")
     try:
         parts = urlsplit(url)
-        scheme, host, port = parts.scheme.lower(), parts.hostname or '', _plain_port(parts)
-        if scheme not in ('http', 'https'):
+        scheme = parts.scheme.lower()
+        if scheme not in _PORTS:
             raise refuse("is not an internet address. Give one that begins with https:// or http://.")
         if '@' in parts.netloc:
             raise refuse("carries a user name or password. Give the address without the part before the @.")
-        host = _plain_host(host)
+        host = _plain_host(parts.hostname or '')
+        try: port = _PORTS[scheme] if parts.port is None else parts.port
+        except ValueError: port = 0 # its message would quote what may be half a password
+        if not port: raise ValueError("the port is not a number from 1 to 65535")
     except FruitError: raise
     except ValueError as error:
         words = f"is not a proper address ({error}). Copy it anew from the browser's address bar."
@@ -112,123 +107,74 @@ def is_public(
     return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 # %% ../../nbs/parts/fetch.ipynb #97b30522
-def _resolve(
-    host: str, # name or address
-    port: int, # 1 to 65535
-    seconds: float, # longest wait
-) -> list[tuple]: # as `socket.getaddrinfo`; `OSError` when there is no answer
-    "Ask the name service, with a time limit"
-    answers = queue.SimpleQueue()
-    def ask():
-        try: answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error: answers.put(error)
-    threading.Thread(target=ask, daemon=True).start()
-    try: answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"the name service did not answer within {seconds:.0f} s") from None
-    if isinstance(answer, Exception): raise socket.gaierror(str(answer)) from answer
-    return answer
+def _in_time(work: Callable, seconds: float): # what `work` returns or raises
+    "Let a thread work; `TimeoutError` when it takes longer, and nobody waits for it"
+    future = Future()
+    def run():
+        try: future.set_result(work())
+        except Exception as error: future.set_exception(error)
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
 
 # %% ../../nbs/parts/fetch.ipynb #73a2e576
 class _Fetch:
-    "One fetch: its URL, how long it may take, and the sockets it has open"
+    "One fetch: its URL, and the sockets it has open"
     def __init__(self,
         url: str, # as given
         allow_private: bool, # whether local and private addresses may be connected to
-        timeout: float, # longest silence, in seconds
-        total: float, # longest duration of it all, in seconds
+        timeout: float=10, # longest silence, in seconds
     ):
         self.url, self.place, self.allow_private, self.timeout = url, url, allow_private, timeout
-        self.total, self.ends = total, time.monotonic() + total
-        self.sockets, self.over, self.lock = [], False, threading.Lock()
-        self.timer = threading.Timer(total, self.cut)
-        self.timer.daemon = True
-        self.timer.start()
-
-    @property
-    def left(self) -> float: # seconds
-        "How long the fetch may still take"
-        return self.ends - time.monotonic()
+        self.sockets, self.over = [], False
 
     def fail(self,
         words: str, # what is wrong and what to do
-        python: str='', # what helps in Python; only tracebacks show it
+        kind: type[FetchError]=FetchError,
     ) -> FetchError: # to be raised
         "The error, naming the URL and the one it was redirected to"
         via = '' if self.place == self.url else f" (redirected to {show_url(self.place)})"
-        error = FetchError(f'{show_url(self.url)}{via} {words}')
-        if python: error.add_note(f"In Python: {python}")
+        error = kind(f'{show_url(self.url)}{via} {words}')
+        error.add_note("In Python: `allow_private=`, `timeout=`, `total=` and `max_bytes=` are the limits.")
         return error
 
-# %% ../../nbs/parts/fetch.ipynb #d7312db1
-@patch
-def cut(self: _Fetch):
-    "Shut all connections down, whatever they are waiting for, and let no other be opened"
-    with self.lock: self.over = True
-    for each in self.sockets:
-        try: each.shutdown(socket.SHUT_RDWR)
-        except OSError: pass # already ended; or not yet connected, which `connect_first` sees to
-
-@patch
-def close(self: _Fetch):
-    "The fetch is over: no timer, no connections"
-    self.timer.cancel()
-    self.cut()
-    for each in self.sockets: each.close()
+    def close(self):
+        "Shut all connections down, whatever they are waiting for, and let no other be opened"
+        self.over = True
+        for line in self.sockets:
+            try: line.shutdown(socket.SHUT_RDWR)
+            except OSError: pass # already ended; or not yet connected, which `connect` sees to
+            line.close()
 
 # %% ../../nbs/parts/fetch.ipynb #7b5294cc
 @patch
-def connect(self: _Fetch,
-    host: str, # name or address
-    port: int, # 1 to 65535
-) -> socket.socket: # connected to an address that passed
+def connect(self: _Fetch, host: str, port: int) -> socket.socket: # to the first address that answers
     "Resolve once, check every address, connect to one of them"
-    try: found = _resolve(host, port, min(self.timeout, max(self.left, 0)))
+    try: found = _in_time(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), self.timeout)
     except TimeoutError as error:
-        if late := self.late(): raise late from error
-        raise self.fail(f"did not answer: {error}. Try again later.") from error
-    except OSError as error:
+        words = f"did not answer: the name service took longer than {self.timeout:g} s. Try again later."
+        raise self.fail(words) from error
+    except (OSError, UnicodeError) as error:
         words = f"has a host that is not known ({host}). Check the spelling and your connection."
         raise self.fail(words) from error
     inside = sorted({address[0] for *_, address in found if not is_public(address[0])})
     if inside and not self.allow_private:
         raise self.fail(f"leads to a local or private address ({inside[0]}), which is not fetched. "
-                        "Give the address of a public web site, or the photo as a file.",
-                        "`allow_private=True` fetches from servers of your own, too.")
-    return self.connect_first(found)
-
-# %% ../../nbs/parts/fetch.ipynb #f1d340f0
-@patch
-def connect_first(self: _Fetch,
-    found: list[tuple], # of `_resolve`, all checked
-) -> socket.socket: # connected
-    "Connect to the first address that answers in time"
+                        "Give the address of a public web site, or the photo as a file.", PrivateAddressError)
     problem = OSError("no address")
-    for tries_left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found):
-        if late := self.late(): raise late
+    for family, kind, protocol, _, address in found:
+        if self.over: break
         line = socket.socket(family, kind, protocol)
         self.sockets.append(line.dup()) # stays ours when TLS takes the socket over
-        line.settimeout(min(self.timeout, max(self.left, 0.001) / tries_left))
+        line.settimeout(self.timeout / len(found))
         try: line.connect(address)
-        except OSError as error: line.close(); problem = error
-        else:
-            if late := self.late(): line.close(); raise late # the timer may have fired too early to cut it
-            line.settimeout(self.timeout)
-            return line
+        except OSError as error: line.close(); problem = error; continue
+        line.settimeout(self.timeout)
+        if not self.over: return line
+        line.close() # `close` may have come too early to shut it down
     raise problem
 
-@patch
-def late(self: _Fetch) -> FetchError | None: # to be raised; None while there is time
-    "The error once the time for the whole fetch is up"
-    with self.lock: over = self.over
-    if not over and self.left > 0: return None
-    words = f"took longer than {self.total:g} seconds. Try again later."
-    return self.fail(words, "`total=` allows more time.")
-
 # %% ../../nbs/parts/fetch.ipynb #6bc27512
-def _checked_adapter(
-    connect: Callable, # (host, port) -> connected socket
-): # -> `requests.adapters.HTTPAdapter`
+def _checked_adapter(connect: Callable): # -> `requests.adapters.HTTPAdapter`
     "An adapter whose every connection is opened by `connect`"
     import requests
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -236,21 +182,17 @@ def _checked_adapter(
         class Connection(pool.ConnectionCls):
             def _new_conn(self): return connect(self._dns_host, self.port)
         return type(f'Checked{pool.__name__}', (pool,), dict(ConnectionCls=Connection))
-    class Adapter(requests.adapters.HTTPAdapter):
-        def init_poolmanager(self, *args, **kwargs):
-            super().init_poolmanager(*args, **kwargs)
-            pools = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
-            self.poolmanager.pool_classes_by_scheme = pools
-    return Adapter()
+    adapter = requests.adapters.HTTPAdapter()
+    pools = dict(http=checked(HTTPConnectionPool), https=checked(HTTPSConnectionPool))
+    adapter.poolmanager.pool_classes_by_scheme = pools
+    return adapter
 
 # %% ../../nbs/parts/fetch.ipynb #3aea7a62
 _USER_AGENT = f'fruit_freshness/{__version__} (https://github.com/fruit-freshness/fruit_freshness) requests'
 _MAX_REDIRECTS = 5
 
-def _explain_status(
-    status: int, # of HTTP
-) -> str: # what it means, and what to do
-    "An HTTP status other than 200, in words"
+def _explain_status(status: int) -> str:
+    "An HTTP status other than 200, in words, and what to do"
     words = {401: "requires a login", 403: "may not be fetched by programs", 404: "does not exist",
              410: "does not exist any more", 429: "has been requested too often"}
     remedy = {404: "Check the address.", 410: "Choose another photo.", 429: "Wait a few minutes."}
@@ -258,46 +200,24 @@ def _explain_status(
     then = "Try again later." if status >= 500 else "Save the photo in your browser and give the file."
     return f"{words.get(status, host_side)} (HTTP {status}). {remedy.get(status, then)}"
 
-# %% ../../nbs/parts/fetch.ipynb #5b86b4bc
-def _causes(
-    error: Exception | None,
-) -> list[Exception]: # the error itself first
-    "An error and what led to it"
-    seen = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return seen
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    "What an HTTP exchange can raise; `ValueError` comes from odd bytes where text is expected"
-    import requests, urllib3
-    return requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError
-
-def _is_timeout(
-    error: Exception, # of requests, urllib3 or the system
-) -> bool:
-    "Whether the host was silent for too long"
-    import requests, urllib3
-    timeouts = TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError
-    return any(isinstance(e, timeouts) for e in _causes(error))
-
 # %% ../../nbs/parts/fetch.ipynb #d7fa66a8
-def _explain_failure(
-    error: Exception, # of requests, urllib3 or the system
-    timeout: float, # the longest silence that was allowed, in seconds
-) -> str: # what happened, and what to do
-    "A failed connection, in words"
-    import requests, urllib3
-    seen = _causes(error)
-    if _is_timeout(error):
+def _explain_failure(error: Exception | None, timeout: float) -> str:
+    "What requests, urllib3 or the system complain of, in words, and what to do"
+    from requests import exceptions, Timeout
+    from urllib3 import exceptions as below
+    causes = []
+    while error is not None and error not in causes:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    def among(*kinds): return any(isinstance(cause, kinds) for cause in causes)
+    if among(TimeoutError, Timeout, below.TimeoutError):
         return f"did not answer within {timeout:g} seconds. Try again later."
-    if any(isinstance(e, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)) for e in seen):
+    if among(exceptions.SSLError, below.SSLError):
         return ("has no valid certificate, so nobody can tell whose answer it is. "
                 "Save the photo in your browser and give the file.")
-    if any(isinstance(e, ConnectionRefusedError) for e in seen):
+    if among(ConnectionRefusedError):
         return "could not be fetched: connection refused. Check the address and the port."
-    if any(isinstance(e, OSError) and e.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH) for e in seen):
+    if {errno.ENETUNREACH, errno.EHOSTUNREACH} & {getattr(cause, 'errno', None) for cause in causes}:
         return "can't be reached from here. Check your connection."
     return "could not be fetched: the host closed the connection or its answer is not HTTP. Try again later."
 
@@ -305,10 +225,8 @@ def _explain_failure(
 _IN_BROWSER = "Open it in a browser and give the address where it ends."
 
 @patch
-def follow(self: _Fetch,
-    location: str, # as the host sent it, a character a byte
-):
-    "Go on to the URL that a redirect names"
+def follow(self: _Fetch, location: str):
+    "Go on to the URL that a redirect names, a character a byte"
     sent = location.encode('latin-1')
     try: target = sent.decode()
     except UnicodeDecodeError: target = quote(sent, safe=string.punctuation)
@@ -316,38 +234,20 @@ def follow(self: _Fetch,
     except ValueError as error:
         raise self.fail(f"leads to something that is not an address. {_IN_BROWSER}") from error
 
-@patch
-def checked(self: _Fetch) -> str: # to be sent to
-    "The URL of the place, parsed strictly"
-    try: return _canonical_url(self.place)
-    except FetchError as error:
-        if self.place == self.url: raise
-        raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
-
 # %% ../../nbs/parts/fetch.ipynb #24f46d50
 @patch
-def failure(self: _Fetch,
-    error: Exception, # of requests, urllib3 or the system
-) -> FetchError: # to be raised
-    "The error for a connection that failed"
-    python = "`timeout=` allows longer silences." if _is_timeout(error) else ''
-    return self.late() or self.fail(_explain_failure(error, self.timeout), python)
-
-@patch
-def request(self: _Fetch,
-    adapter, # of `_checked_adapter`
-): # -> `requests.Response` with status 200, its body not yet read
+def request(self: _Fetch, adapter): # -> `requests.Response` with status 200, its body not yet read
     "Send the request, over at most five redirects"
     import requests
     headers = {'User-Agent': _USER_AGENT, 'Accept': 'image/*;q=1, */*;q=0.1',
                'Accept-Encoding': 'identity', 'Connection': 'close'}
     for _ in range(_MAX_REDIRECTS + 1):
-        address = self.checked()
-        try:
-            prepared = requests.Request('GET', address, headers).prepare()
-            response = adapter.send(prepared, stream=True, timeout=self.timeout)
-        except FruitError: raise
-        except _network_errors() as error: raise self.failure(error) from error
+        try: address = _canonical_url(self.place)
+        except FetchError as error:
+            if self.place == self.url: raise
+            raise FetchError(f"{show_url(self.url)} leads to another address. {error}") from error
+        prepared = requests.Request('GET', address, headers).prepare()
+        response = adapter.send(prepared, stream=True, timeout=self.timeout)
         if response.status_code == 200: return response
         response.close() # a connection is used for one request only, and only a photo's body is read
         if not response.is_redirect: raise self.fail(_explain_status(response.status_code))
@@ -356,37 +256,35 @@ def request(self: _Fetch,
 
 # %% ../../nbs/parts/fetch.ipynb #f7ce0552
 @patch
-def read(self: _Fetch,
-    response, # of `request`
-    max_bytes: int, # more is refused
-) -> bytes: # the whole body
-    "Read the body within its limits of size and time"
-    too_big = f"is larger than {max_bytes / 1e6:g} MB. Give a smaller photo.", "`max_bytes=` allows more."
-    announced = response.headers.get('Content-Length', '')
+def read(self: _Fetch, response, max_bytes: int) -> bytes:
+    "Read the whole body of a response, if it is not too large"
+    too_big = self.fail(f"is larger than {max_bytes / 1e6:g} MB. Give a smaller photo.")
+    announced, body = response.headers.get('Content-Length', ''), bytearray()
     if announced.isdecimal() and float(announced) > max_bytes: # thousands of digits are no `int`
-        raise self.fail(*too_big)
+        raise too_big
     if response.headers.get('Content-Encoding', 'identity').lower() != 'identity':
         raise self.fail("was sent compressed although not requested. "
                         "Save the photo in your browser and give the file.")
-    body = bytearray()
-    try:
-        while piece := response.raw.read(65536, decode_content=False): # `stream` reads endless chunk headers
-            body += piece
-            if len(body) > max_bytes: raise self.fail(*too_big)
-            if late := self.late(): raise late
-    except FruitError: raise
-    except _network_errors() as error: raise self.failure(error) from error
-    if late := self.late(): raise late # cut off: what has come may be a part
+    while piece := response.raw.read(65536, decode_content=False): # `stream` reads endless chunk headers
+        body += piece
+        if len(body) > max_bytes: raise too_big
     return bytes(body)
 
-# %% ../../nbs/parts/fetch.ipynb #d77183b4
 @patch
-def get(self: _Fetch,
-    max_bytes: int, # more is refused
-) -> bytes: # the whole body
-    "Request the URL and read what it sends"
-    with closing(_checked_adapter(self.connect)) as adapter, self.request(adapter) as response:
-        return self.read(response, max_bytes)
+def get(self: _Fetch, max_bytes: int, total: float=30) -> bytes: # `total`: of seconds
+    "Request the URL and read what it sends; whatever goes wrong is a `FetchError`"
+    import requests, urllib3
+    def work():
+        try:
+            with closing(_checked_adapter(self.connect)) as adapter, self.request(adapter) as response:
+                return self.read(response, max_bytes)
+        except FruitError: raise
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError,
+                ValueError) as error: # a ValueError comes from odd bytes where text is expected
+            raise self.fail(_explain_failure(error, self.timeout)) from error
+    try: return _in_time(work, total)
+    except TimeoutError: raise self.fail(f"took longer than {total:g} seconds. Try again later.") from None
+    finally: self.close()
 
 # %% ../../nbs/parts/fetch.ipynb #ea8fe82c
 def fetch_photo(
@@ -399,8 +297,8 @@ def fetch_photo(
     side: int | None=None, # of the square that it will be shrunk to, pixels; None: keep every pixel
 ) -> Image.Image: # RGB, upright, as `load_photo` gives it
     "Fetch the photo at a URL; `FetchError` names what is wrong and what to do"
-    with closing(_Fetch(str(url).strip(), allow_private, timeout, total)) as fetch:
-        body = fetch.get(max_bytes)
+    fetch = _Fetch(str(url).strip(), allow_private, timeout)
+    body = fetch.get(max_bytes, total)
     try: return load_photo(body, side)
     except PhotoError as error:
         if body.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<':
@@ -419,7 +317,7 @@ class FoundPhoto:
     title: str # of its page
     credit: str # author and licence
 
-def _found_photos(answer):
+def _found_photos(answer: dict) -> list[FoundPhoto]:
     "The photos in an answer of Commons"
     def plain(info, name, instead):
         text = str(info.get('extmetadata', {}).get(name, {}).get('value', ''))
@@ -427,11 +325,10 @@ def _found_photos(answer):
     found = []
     for page in answer.get('query', {}).get('pages', {}).values():
         for info in page.get('imageinfo', [])[:1]:
-            if not info.get('thumburl'): continue
             author = plain(info, 'Artist', 'author unknown')
             licence = plain(info, 'LicenseShortName', 'licence unknown')
             title, credit = page['title'].removeprefix('File:'), f'{author}, {licence}, Wikimedia Commons'
-            found.append(FoundPhoto(str(info['thumburl']), title, credit))
+            if info.get('thumburl'): found.append(FoundPhoto(str(info['thumburl']), title, credit))
     return found
 
 # %% ../../nbs/parts/fetch.ipynb #195add37
@@ -443,8 +340,7 @@ def find_commons(
     "Photos on Wikimedia Commons, with author and licence; `FetchError` where there is no connection"
     query = dict(action='query', format='json', generator='search', gsrsearch=f'filetype:bitmap {words}',
                  gsrnamespace=6, gsrlimit=30, prop='imageinfo', iiprop='url|extmetadata', iiurlwidth=640)
-    url = f'{api}?{urlencode(query)}'
-    with closing(_Fetch(url, allow_private, timeout=10, total=30)) as fetch: body = fetch.get(5_000_000)
+    body = _Fetch(f'{api}?{urlencode(query)}', allow_private).get(5_000_000)
     try: return _found_photos(json.loads(body))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         words = f"{show_url(api)} answered with something other than photos. Try again later."
