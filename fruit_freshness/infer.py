@@ -30,8 +30,8 @@ from .parts.explain import heat_maps, overlay_heat
 from .parts.cards import camera_button, card_widget, CARD_STYLE, take_uploads
 
 # %% auto #0
-__all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
-           'FruitWidget']
+__all__ = ['Prediction', 'reason_to_abstain', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat',
+           'fruit_predict', 'FruitWidget']
 
 # %% ../nbs/04_infer.ipynb #ca9d7fd8
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ class Prediction:
         return f'{self.source}: {self.freshness} {self.fruit} ({shares}){doubt}'
 
 # %% ../nbs/04_infer.ipynb #bde6f778
-def _reason_to_abstain(
+def reason_to_abstain(
     fruits: Sequence[str], # vocabulary
     fruit: np.ndarray, # `(fruits,)` probabilities
     freshness: np.ndarray, # `(2,)` probabilities
@@ -227,7 +227,7 @@ def predict_batch(self: Predictor,
     fruit, freshness, novelty = self._logits(np.stack([self.preprocess(photo) for photo in photos]))
     shares = _softmax(fruit, config.fruit_temperature), _softmax(freshness, config.freshness_temperature)
     for name, f, s, n in zip(names, *shares, novelty / (config.novelty_threshold or np.inf)):
-        reason = _reason_to_abstain(config.fruits, f, s, float(n), config.confidence_threshold)
+        reason = reason_to_abstain(config.fruits, f, s, float(n), config.confidence_threshold)
         labels = config.fruits[f.argmax()], config.freshness[s.argmax()]
         sure, fresh_sure, unlike = (round(float(number), 4) for number in (f.max(), s.max(), n))
         predictions.append(Prediction(name, *labels, sure, fresh_sure, unlike, reason is None, reason))
