@@ -3,7 +3,8 @@ import {make, snap} from './cards.js'
 
 export const takesAddresses = true
 export const ready = null // nothing to wait for
-export const notice = ['Programs ask the same service: ', make('a', {href: 'docs', textContent: 'how to'}), '.']
+const howTo = make('a', {href: 'docs', textContent: 'how to'})
+export const notice = ['Programs ask the same service: ', howTo, '.']
 
 let token = ''
 export function useToken(text) { token = text }
@@ -11,15 +12,23 @@ const allowed = () => token ? {Authorization: 'Bearer ' + token} : {}
 
 // One request; an answer with `error` where there is none
 async function ask(path, source) {
-  const form = new FormData()
-  if (typeof source !== 'string') form.append('files', source, source.name || 'pasted photo')
-  const options = typeof source === 'string' ? {body: JSON.stringify({url: source}), headers: {...allowed(), 'Content-Type': 'application/json'}} : {body: form, headers: allowed()}
+  const headers = allowed()
+  let body = new FormData()
+  if (typeof source === 'string') {
+    body = JSON.stringify({url: source})
+    headers['Content-Type'] = 'application/json'
+  } else body.append('files', source, source.name || 'pasted photo')
   for (let tries = 0; ; tries++) {
     let response
-    try { response = await fetch(path, {method: 'POST', ...options}) }
+    try { response = await fetch(path, {method: 'POST', body, headers}) }
     catch { return {error: 'The service can\'t be reached. Check the connection and try again.'} }
-    if (response.status === 503 && tries < 5) { await new Promise(done => setTimeout(done, 1000 * (+response.headers.get('Retry-After') || 1))); continue }
-    const answer = await response.json().catch(() => ({detail: `The service answered with something else than an answer (${response.status}).`}))
+    if (response.status === 503 && tries < 5) {
+      const seconds = +response.headers.get('Retry-After') || 1
+      await new Promise(done => setTimeout(done, 1000 * seconds))
+      continue
+    }
+    const unclear = {detail: `The service answered with something else than an answer (${response.status}).`}
+    const answer = await response.json().catch(() => unclear)
     return response.ok ? answer[0] : {error: answer.detail, locked: response.status === 401}
   }
 }
@@ -43,6 +52,7 @@ export function watch(video, answered, ended) {
   }
   socket.onopen = () => { if (token) socket.send(token); send() }
   socket.onmessage = event => { answered(JSON.parse(event.data)); send() }
-  socket.onclose = event => ended(event.reason || 'The connection to the service was closed. Try again.', event.code === 1008)
+  const closed = 'The connection to the service was closed. Try again.'
+  socket.onclose = event => ended(event.reason || closed, event.code === 1008)
   return () => { socket.onmessage = socket.onclose = null; socket.close() }
 }

@@ -1,33 +1,39 @@
-// What answers the page of `fruit_export --format web`: the network in this browser, in WebAssembly. Photos stay on the device.
+// What answers the page of `fruit_export --format web`: the network in this browser, in WebAssembly.
+// Photos stay on the device.
 import * as ort from './ort.js'
 import {make} from './cards.js'
 
-export const takesAddresses = false // another site's photo would have to be fetched, and this page talks to nobody
+export const takesAddresses = false // this page fetches nothing from other sites
 export const explain = null
-export const notice = ['Photos stay in this browser: nothing is uploaded. After the first visit it works offline.']
+export const notice = ['Photos stay in this browser: nothing is uploaded. After one visit it works offline.']
 
 const beside = name => new URL(name, import.meta.url).href
 ort.env.wasm.wasmPaths = {mjs: beside('ort_wasm.js'), wasm: beside('ort.wasm')}
 ort.env.wasm.proxy = true // in a worker, so that the page stays responsive
 ort.env.logLevel = 'error'
 
-// The service worker keeps every file for the next visit; where a browser has none, the page works with a connection
+// The service worker keeps every file for the next visit; where there is none, the page needs a connection
 async function keepOffline() {
   try {
     const registration = await navigator.serviceWorker.register('offline.js')
     const worker = registration.active ? null : registration.installing
-    if (worker) await new Promise(done => { worker.onstatechange = () => { if (['activated', 'redundant'].includes(worker.state)) done() } })
+    if (worker) await new Promise(done => {
+      worker.onstatechange = () => { if (['activated', 'redundant'].includes(worker.state)) done() }
+    })
   } catch {}
 }
 document.head.append(make('link', {rel: 'manifest', href: 'manifest.json'}))
-const kept = keepOffline() // it fetches the large files; asking for them at the same time would fetch them twice
+const kept = keepOffline() // it fetches the large files; whoever waits for it doesn't fetch them twice
 
 let told = null, opened = null
 const tell = async () => { await kept; return (await fetch('model.json')).json() }
 export const facts = () => told ??= tell().catch(() => told = null)
 
 // The network; a failure is tried again with the next photo
-const start = async () => { await kept; return ort.InferenceSession.create(beside('fruit.onnx'), {executionProviders: ['wasm']}) }
+async function start() {
+  await kept
+  return ort.InferenceSession.create(beside('fruit.onnx'), {executionProviders: ['wasm']})
+}
 const session = () => opened ??= start().catch(error => { opened = null; throw error })
 export const ready = session().catch(() => {})
 
@@ -37,8 +43,12 @@ const MOST_PIXELS = 16e6 // as many as a canvas of Safari on a phone holds
 async function pixels(source, size) {
   let bitmap = await createImageBitmap(source, {imageOrientation: 'from-image'})
   const shrink = Math.sqrt(MOST_PIXELS / (bitmap.width * bitmap.height))
-  if (shrink < 1) bitmap = await createImageBitmap(bitmap, {resizeWidth: Math.floor(bitmap.width * shrink), resizeHeight: Math.floor(bitmap.height * shrink), resizeQuality: 'high'})
-  const {width, height} = bitmap, canvas = make('canvas', {width, height}), context = canvas.getContext('2d', {willReadFrequently: true})
+  if (shrink < 1) {
+    const [resizeWidth, resizeHeight] = [bitmap.width, bitmap.height].map(side => Math.floor(side * shrink))
+    bitmap = await createImageBitmap(bitmap, {resizeWidth, resizeHeight, resizeQuality: 'high'})
+  }
+  const {width, height} = bitmap, canvas = make('canvas', {width, height})
+  const context = canvas.getContext('2d', {willReadFrequently: true})
   context.fillStyle = '#fff'
   context.fillRect(0, 0, width, height)
   context.drawImage(bitmap, 0, 0)
@@ -48,13 +58,13 @@ async function pixels(source, size) {
   return averaged(data, width, height, blocks(width, size), blocks(height, size))
 }
 
-// How many pixels become one before the network's graph resizes: pillow's `reducing_gap=2`, as `Predictor` has it
+// How many pixels become one before the graph resizes: pillow's `reducing_gap=2`, as `Predictor` has it
 const blocks = (length, size) => Math.max(1, Math.floor(length / size / 2))
 
 // RGB of the averages of blocks of RGBA; what is left at the edges is averaged among itself
 function averaged(rgba, width, height, wide, high) {
-  const columns = Math.ceil(width / wide), rows = Math.ceil(height / high), rgb = new Uint8Array(columns * rows * 3)
-  const sums = new Uint32Array(columns * 3)
+  const columns = Math.ceil(width / wide), rows = Math.ceil(height / high)
+  const rgb = new Uint8Array(columns * rows * 3), sums = new Uint32Array(columns * 3)
   for (let row = 0, to = 0; row < rows; row++) {
     const top = row * high, bottom = Math.min(top + high, height)
     sums.fill(0)
@@ -84,9 +94,13 @@ function reasonToAbstain({reasons, fruits, confidence_threshold: threshold}, fru
 
 async function answer(facts, {rgb, shape}) {
   const scores = await (await session()).run({photo: new ort.Tensor('uint8', rgb, shape)})
-  const [fruit, freshness] = [scores.fruit.data, scores.freshness.data], novelty = facts.novelty_threshold ? scores.novelty.data[0] / facts.novelty_threshold : 0
-  const [kind, state] = [ranked(fruit)[0], ranked(freshness)[0]], reason = reasonToAbstain(facts, fruit, freshness, novelty)
-  return {fruit: facts.fruits[kind], freshness: facts.freshness[state], fruit_confidence: round(fruit[kind]), freshness_confidence: round(freshness[state]),
+  const [fruit, freshness, distance] = ['fruit', 'freshness', 'novelty'].map(name => scores[name].data)
+  const novelty = facts.novelty_threshold ? distance[0] / facts.novelty_threshold : 0
+  const [kind, state] = [ranked(fruit)[0], ranked(freshness)[0]]
+  const reason = reasonToAbstain(facts, fruit, freshness, novelty)
+  return {
+    fruit: facts.fruits[kind], freshness: facts.freshness[state],
+    fruit_confidence: round(fruit[kind]), freshness_confidence: round(freshness[state]),
     novelty: round(novelty), accepted: reason === null, reason, error: null}
 }
 
@@ -109,7 +123,10 @@ function smoother(halfLife = .25, lead = .2) {
   function vote(task, label, confidence, weight) {
     const votes = scores[task]
     votes[label] ??= 0
-    for (const known in votes) votes[known] = (1 - weight) * votes[known] + weight * (known === label ? confidence : 0)
+    for (const known in votes) {
+      const seen = known === label ? confidence : 0
+      votes[known] = (1 - weight) * votes[known] + weight * seen
+    }
     const best = Object.keys(votes).reduce((a, b) => votes[b] > votes[a] ? b : a)
     if (!(task in said) || votes[best] > votes[said[task]] + lead) said[task] = best
     return [said[task], votes[said[task]]]
@@ -117,10 +134,12 @@ function smoother(halfLife = .25, lead = .2) {
   return (now, seconds) => {
     const weight = before === null ? 1 : 1 - .5 ** ((seconds - before) / halfLife)
     before = seconds
-    const [fruit, fruit_confidence] = vote('fruit', now.fruit, now.fruit_confidence, weight)
-    const [freshness, freshness_confidence] = vote('freshness', now.freshness, now.freshness_confidence, weight)
-    const accepted = vote('accepted', String(now.accepted), 1, weight)[0] === 'true'
-    return {...now, fruit, fruit_confidence, freshness, freshness_confidence, accepted, reason: accepted ? null : now.reason ?? 'not sure: the picture changes'}
+    const steady = {...now}
+    for (const task of ['fruit', 'freshness'])
+      [steady[task], steady[`${task}_confidence`]] = vote(task, now[task], now[`${task}_confidence`], weight)
+    steady.accepted = vote('accepted', String(now.accepted), 1, weight)[0] === 'true'
+    steady.reason = steady.accepted ? null : now.reason ?? 'not sure: the picture changes'
+    return steady
   }
 }
 

@@ -27,12 +27,12 @@ from ..infer import Predictor, expand_sources, reason_to_abstain
 if TYPE_CHECKING: from fruit_freshness.model import FruitNet
 else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: the page can be imported without torch
 
-# %% ../../nbs/apps/export.ipynb #7693ab07
+# %% ../../nbs/apps/export.ipynb #8c37b54f
 def as_module(
     net: FruitNet, # to be exported
     calibrated: bool=True, # probabilities; False: logits
-): # `torch.nn.Module`: images to what is said of the fruits `(N, fruits)`, the freshness `(N, 2)`, and novelty
-    "A network as one function of prepared photos `(N, 3, size, size) float32`"
+): # `torch.nn.Module`
+    "A network as one function: prepared photos to `(N, fruits)`, `(N, 2)`, and novelty `(N,)`"
     import torch
     from fruit_freshness.model import novelty
     warmth = net.config.fruit_temperature, net.config.freshness_temperature
@@ -344,18 +344,19 @@ def run_web(
     answers = [run_onnx(content, np.asarray(photo)) for photo in photos]
     return [np.concatenate(parts) for parts in zip(*answers)]
 
-# %% ../../nbs/apps/export.ipynb #e26aff4c
+# %% ../../nbs/apps/export.ipynb #f1f9dae1
 def web_facts(
     config, # of a network
 ) -> dict: # for model.json
     "What the page must know of a network besides its weights"
     labels, sure, torn = ['{0}', '{1}'], np.array([1., 0.]), np.array([.6, .4])
     def reason(fruit, freshness): return reason_to_abstain(labels, fruit, freshness, novelty=0, threshold=.9)
-    words = {'novelty': reason_to_abstain(config.fruits, sure, sure, novelty=2, threshold=.9),
-             'fruit': reason(torn, sure), 'freshness': reason(sure, torn), 'fruit and freshness': reason(torn, torn)}
-    return dict(export_facts(config), reasons=words)
+    reasons = {'novelty': reason_to_abstain(config.fruits, sure, sure, novelty=2, threshold=.9),
+               'fruit': reason(torn, sure), 'freshness': reason(sure, torn),
+               'fruit and freshness': reason(torn, torn)}
+    return dict(export_facts(config), reasons=reasons)
 
-# %% ../../nbs/apps/export.ipynb #d5e2ff82
+# %% ../../nbs/apps/export.ipynb #b18bee48
 _RUNTIME = 'onnxruntime-web@1.30.0' # MIT licence; newer ones are taken when `tests/test_web.py` agrees
 _RUNTIME_FILES = { # ours: npm's; `.mjs` is unknown to some web servers
     'ort.js': 'ort.wasm.min.mjs',
@@ -368,7 +369,8 @@ def web_runtime() -> dict[str, bytes]: # content by file name
         raise FruitError("--format web: npm is missing, which fetches ONNX Runtime for browsers; "
                          "install Node.js (https://nodejs.org, or: apt-get install npm)")
     with tempfile.TemporaryDirectory() as folder:
-        fetched = subprocess.run([npm, 'pack', '--silent', _RUNTIME], cwd=folder, capture_output=True, text=True)
+        command = npm, 'pack', '--silent', _RUNTIME
+        fetched = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if fetched.returncode:
             reason = ' '.join(fetched.stderr.split())[:300] or f'status {fetched.returncode}'
             raise FruitError(f"npm pack {_RUNTIME}: failed ({reason}); check the connection and try again")
@@ -376,15 +378,16 @@ def web_runtime() -> dict[str, bytes]: # content by file name
             return {ours: package.extractfile(f'package/dist/{theirs}').read()
                     for ours, theirs in _RUNTIME_FILES.items()}
 
-# %% ../../nbs/apps/export.ipynb #a8156d72
+# %% ../../nbs/apps/export.ipynb #c45aeed1
 _MANIFEST = dict( # what a phone shows when the page is installed
     name='Fresh or rotten?', short_name='Fruit', start_url='./', display='standalone',
     background_color='#f6f5f2', theme_color='#2c6e33',
     icons=[dict(src=f'icon-{side}.png', sizes=f'{side}x{side}', type='image/png') for side in (192, 512)])
 
-def _icon(
-    side: int, # pixels
-) -> bytes: # PNG
+_PAGE = { # the folder's files: ours
+    'index.html': 'page.html', 'page.css': 'page.css', 'page.js': 'page.js', 'engine.js': 'engine_web.js'}
+
+def _icon(side: int) -> bytes: # PNG
     file = io.BytesIO()
     draw_photo('Apple', 'Fresh', 8, side).image.quantize(64).save(file, 'PNG', optimize=True)
     return file.getvalue()
@@ -395,8 +398,7 @@ def web_files(
 ) -> dict[str, bytes]: # content by file name
     "All that a web server gives out"
     package = files('fruit_freshness.apps')
-    ours = {'index.html': 'page.html', 'page.css': 'page.css', 'page.js': 'page.js', 'engine.js': 'engine_web.js'}
-    contents = {name: (package/source).read_bytes() for name, source in ours.items()}
+    contents = {name: (package/source).read_bytes() for name, source in _PAGE.items()}
     contents |= {'cards.css': CARD_STYLE.encode(), 'cards.js': CARD_SCRIPT.encode()}
     contents |= {'model.json': json.dumps(web_facts(config)).encode(), 'fruit.onnx': network} | web_runtime()
     contents['manifest.json'] = json.dumps(_MANIFEST).encode()
@@ -425,36 +427,34 @@ def _test_photos(
     sources = list(expand_sources([folder]))
     return [reduced(source) for source in sources[::-(-len(sources) // 400)]]
 
-# %% ../../nbs/apps/export.ipynb #4e5a7b81
+# %% ../../nbs/apps/export.ipynb #cb570fb3
 @command
 def fruit_export(
     out: str=None, # file to write, or folder for web; fruit.onnx, fruit.pt2 or fruit_web here by default
     model: str=None, # model folder; the shipped one by default
-    format: Param('onnx for ONNX Runtime and its like, torch for PyTorch, web: a folder that answers in browsers',
-                  str, choices=list(FORMATS))='onnx',
+    format: Param('for ONNX Runtime and its like, PyTorch, or browsers', str, choices=list(FORMATS))='onnx',
     int8: bool=False, # compute in eight bits instead of 32; for --format onnx alone
     graph: bool=False, # write graph.onnx into the model folder instead: fruit_predict then needs no PyTorch
     photos: str=None, # folder of photos to measure with, also the ranges of int8; drawn ones by default
 ) -> dict: # what was written and how far it is from the original
     "Write the network as a file that needs nothing of this package, and measure how close its answers are"
-    if graph:
-        if out or int8 or photos or format != 'onnx':
-            raise FruitError("--graph: takes no other option than --model; leave the others out")
-        out = write_graph(model or files('fruit_freshness')/'shipped')
-        return dict(out=str(out), bytes=out.stat().st_size)
+    if graph and (out or int8 or photos or format != 'onnx'):
+        raise FruitError("--graph: takes no other option than --model; leave the others out")
     if int8 and format != 'onnx':
         raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     need_extra('train', 'torch')
+    if graph:
+        out = write_graph(model or files('fruit_freshness')/'shipped')
+        return dict(out=str(out), bytes=out.stat().st_size)
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
     seen = _test_photos(photos, predictor.config.normalisation.size)
     images, content = np.stack([predictor.preprocess(photo) for photo in seen]), export(predictor.net)
-    said = run(content, seen[::8] if format == 'web' else images[::8])
+    said = run(content, (seen if format == 'web' else images)[::8])
     report = dict(largest_difference=_largest_difference(_original(predictor.net, images[::8]), said))
     if int8:
         plain, content = content, quantise(content, images[::2])
         report['agreement'] = _agreement(*(run(each, images[1::2]) for each in (plain, content)))
-    out = Path(out or usual)
     contents = web_files(predictor.config, content) if format == 'web' else {'': content}
     for name, part in contents.items():
-        with atomic_write(out/name, 'wb') as file: file.write(part)
-    return dict(out=str(out), **report, bytes=sum(map(len, contents.values())))
+        with atomic_write(Path(out or usual, name), 'wb') as file: file.write(part)
+    return dict(out=str(out or usual), **report, bytes=sum(map(len, contents.values())))

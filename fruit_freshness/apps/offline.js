@@ -1,10 +1,12 @@
-// Keeps the page and its network for visits without a connection; `fruit_export` puts VERSION and FILES before this, which change with the content.
+// Keeps the page and its network for visits without a connection.
+// `fruit_export` puts VERSION and FILES before this, which change with the content.
 const OURS = `fruit ${registration.scope} `, NAME = OURS + VERSION
 
 const keep = async () => (await caches.open(NAME)).addAll(FILES)
 
 const clear = async () => {
-  for (const name of await caches.keys()) if (name.startsWith(OURS) && name !== NAME) await caches.delete(name)
+  const old = (await caches.keys()).filter(name => name.startsWith(OURS) && name !== NAME)
+  for (const name of old) await caches.delete(name)
   await clients.claim()
 }
 
@@ -16,4 +18,6 @@ async function answer(request) {
 
 addEventListener('install', event => event.waitUntil(keep()))
 addEventListener('activate', event => event.waitUntil(clear()))
-addEventListener('fetch', event => { if (event.request.method === 'GET') event.respondWith(answer(event.request)) })
+addEventListener('fetch', event => {
+  if (event.request.method === 'GET') event.respondWith(answer(event.request))
+})

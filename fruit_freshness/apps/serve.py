@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Batcher', 'Limits', 'Refused', 'Service', 'create_app', 'listen', 'web_server', 'fruit_serve']
 
-# %% ../../nbs/apps/serve.ipynb #cb993818
-import asyncio, io, json, logging, os, re, secrets, signal, socket, sys, time
+# %% ../../nbs/apps/serve.ipynb #142ec782
+import asyncio, io, json, logging, os, re, secrets, signal, socket, sys, time, warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -15,11 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-
-# %% ../../nbs/apps/serve.ipynb #50109113
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from fastcore.script import Param
 from PIL import Image
 from .. import __version__
 from .webcam import TemporalSmoother
@@ -79,7 +76,7 @@ async def run(self: Batcher):
             else: future.set_result(answer)
     self.running.discard(asyncio.current_task())
 
-# %% ../../nbs/apps/serve.ipynb #50ba3478
+# %% ../../nbs/apps/serve.ipynb #aa227acb
 @dataclass
 class Limits:
     "How much one may ask for"
@@ -98,25 +95,28 @@ class Limits:
     camera_seconds: float=60. # from one answer to a live camera to the next
     frame_bytes: int=2_000_000 # bytes of one picture of a camera
 
-# %% ../../nbs/apps/serve.ipynb #f5470ce9
 class Refused(FruitError):
     "A request is not answered; the message says why"
     def __init__(self,
         status: int, # of HTTP
         words: str, # what is wrong and what to do
-        **headers: str, # with underscores for hyphens
+        headers: dict | None=None, # of the answer
     ):
         super().__init__(words)
-        self.status, self.headers = status, {name.replace('_', '-'): value for name, value in headers.items()}
+        self.status, self.headers = status, headers
 
-# %% ../../nbs/apps/serve.ipynb #65cc8c11
-def _open_photo(content: bytes, name: str, pixels: int) -> Image.Image: # RGB, upright, as a person is shown it
+# %% ../../nbs/apps/serve.ipynb #510b7d37
+def _open_photo(content: bytes, name: str, pixels: int) -> Image.Image: # RGB, upright, some 640 pixels
     "Decode a photo that is not too large; `PhotoError` says why not"
     stream = io.BytesIO(content)
     stream.name = name
     return load_photo(stream, 640, pixels)
 
-# %% ../../nbs/apps/serve.ipynb #6d28965b
+def _plain_name(name: str | None) -> str: # one line, at most 100 characters, without folders
+    "The name that a client gives a file, as messages show it"
+    return ''.join(c for c in re.split(r'[/\\]', name or '')[-1] if c.isprintable())[-100:] or 'the photo'
+
+# %% ../../nbs/apps/serve.ipynb #41b1f26b
 class Service:
     "What stands behind the routes: the network, its queues, and what is counted"
     def __init__(self,
@@ -131,32 +131,32 @@ class Service:
         workers, max_batch = (min(cores, 8), 4) if on_processor else (1, 32)
         self.network = ThreadPoolExecutor(workers)
         self.readers, self.fetchers = ThreadPoolExecutor(cores), ThreadPoolExecutor(8)
-        self.answers = Batcher(self._predict, self.network, max_batch, limits.max_queue, workers)
-        self.explanations = Batcher(self._explain, self.network, 4, limits.max_queue // 8)
-        self.open_bytes = self.cameras = self.fetching = self.accepted = self.answered = 0
+        predict, explain = (partial(self._work, name) for name in ('predict_batch', 'explain_batch'))
+        self.answers = Batcher(predict, self.network, max_batch, limits.max_queue, workers)
+        self.explanations = Batcher(explain, self.network, 4, limits.max_queue // 8)
+        self.fetching = asyncio.Semaphore(8)
+        self.open_bytes = self.cameras = self.accepted = self.answered = 0
         self._count()
 
     def close(self):
         "End the threads"
         for pool in (self.network, self.readers, self.fetchers): pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/apps/serve.ipynb #ef25475f
-def _one_thread():
-    "Let torch, if it is in use, compute with one thread in a worker"
+# %% ../../nbs/apps/serve.ipynb #87c91edd
+@patch
+def _work(self: Service, ask: str, photos: Sequence[tuple], names: Sequence[str]) -> list[dict]:
+    "Let a method of the predictor answer a batch; heat maps become pictures, `data:image/jpeg;base64,...`"
     if torch := sys.modules.get('torch'): torch.set_num_threads(1)
-
-@patch
-def _predict(self: Service, photos: Sequence[Image.Image], names: Sequence[str]) -> list[Prediction]:
-    "Answer a batch"
-    _one_thread()
+    small, shown = zip(*photos)
     self.batch_photos.observe(len(photos))
-    return self.predictor.predict_batch(photos, names)
+    answers = getattr(self.predictor, ask)(small, names)
+    return [_as_json(*each) for each in zip(answers, shown)]
 
-@patch
-def _explain(self: Service, photos: Sequence[Image.Image], names: Sequence[str]) -> list[Explanation]:
-    "Explain a batch"
-    _one_thread()
-    return self.predictor.explain_batch(photos, names)
+def _as_json(answer: Prediction | Explanation, photo: Image.Image) -> dict:
+    if isinstance(answer, Prediction): return asdict(answer)
+    heats = dict(fruit_heat=answer.fruit_heat, freshness_heat=answer.freshness_heat)
+    pictures = {name: thumbnail(overlay_heat(photo, heat), 640) for name, heat in heats.items()}
+    return asdict(answer.prediction) | pictures
 
 # %% ../../nbs/apps/serve.ipynb #81d2c29a
 @patch
@@ -176,7 +176,7 @@ def _count(self: Service):
     waiting.set_function(lambda: len(self.answers.waiting))
     made(Gauge, 'cameras', 'Live cameras').set_function(lambda: self.cameras)
 
-# %% ../../nbs/apps/serve.ipynb #0b6d5bf1
+# %% ../../nbs/apps/serve.ipynb #f7a9a464
 @patch
 async def _body(self: Service, request, most: int) -> AsyncIterator[bytes]:
     "The body of a request, piece by piece, within the limits"
@@ -194,13 +194,9 @@ async def _body(self: Service, request, most: int) -> AsyncIterator[bytes]:
 def _busy(self: Service) -> Refused: # to be raised
     "Too much to do at the moment"
     words = "too many photos are waiting already; try again in a moment"
-    return Refused(503, words, Retry_After=str(1 + len(self.answers.waiting) // 64))
+    return Refused(503, words, {'Retry-After': str(1 + len(self.answers.waiting) // 64)})
 
-# %% ../../nbs/apps/serve.ipynb #d9310da1
-def _plain_name(name: str | None) -> str: # one line, at most 100 characters, without folders
-    "The name that a client gives a file, as messages show it"
-    return ''.join(c for c in re.split(r'[/\\]', name or '')[-1] if c.isprintable())[-100:] or 'the photo'
-
+# %% ../../nbs/apps/serve.ipynb #cbbd67ae
 @patch
 async def _files(self: Service, request, most: int) -> list[tuple[str, bytes]]:
     "Name and content of each photo of a form, `most` of them"
@@ -231,7 +227,7 @@ async def _address(self: Service, request, most: int) -> str:
     if not isinstance(url, str): raise Refused(400, 'not understood; send {"url": "https://..."}')
     return url
 
-# %% ../../nbs/apps/serve.ipynb #396c97a0
+# %% ../../nbs/apps/serve.ipynb #f427e03c
 _NO_PHOTO = ('send photos as multipart/form-data in parts named files, '
              'or {"url": "https://..."} as application/json')
 
@@ -247,35 +243,33 @@ async def _receive(self: Service, request, most: int, room: bool) -> list[tuple[
         async with asyncio.timeout(seconds): return await read(request, most)
     except TimeoutError:
         words = f"the request took longer than {seconds:g} seconds to arrive; send fewer or smaller photos"
-        raise Refused(408, words, Connection='close') from None
+        raise Refused(408, words, {'Connection': 'close'}) from None
     except Refused:
         with suppress(Exception): # all that matters is the refusal
             async with asyncio.timeout(self.limits.grace_seconds):
                 async for _ in request.stream(): pass
         raise
 
-# %% ../../nbs/apps/serve.ipynb #460336cd
+# %% ../../nbs/apps/serve.ipynb #6ae817c5
 @patch
 async def _look(self: Service, received: list[tuple[str, bytes]] | str) -> list[tuple]:
     "Each photo's name, and what the network and a person see of it or what is wrong with it"
-    loop = asyncio.get_running_loop()
     def opened(load):
         try: photo = load()
         except FruitError as error: return error
         small = shrink(photo, self.side)
         photo.thumbnail((640, 640))
         return small, photo
+    run = asyncio.get_running_loop().run_in_executor
     if isinstance(received, str):
-        if self.fetching >= 8: raise self._busy()
-        self.fetching += 1
+        if self.fetching.locked(): raise self._busy()
         fetch = partial(fetch_photo, received, max_bytes=self.limits.request_bytes)
-        try: return [(show_url(received), await loop.run_in_executor(self.fetchers, opened, fetch))]
-        finally: self.fetching -= 1
+        async with self.fetching: return [(show_url(received), await run(self.fetchers, opened, fetch))]
     loads = [partial(_open_photo, content, name, self.limits.pixels) for name, content in received]
-    photos = await asyncio.gather(*(loop.run_in_executor(self.readers, opened, load) for load in loads))
+    photos = await asyncio.gather(*(run(self.readers, opened, load) for load in loads))
     return [(name, photo) for (name, _), photo in zip(received, photos)]
 
-# %% ../../nbs/apps/serve.ipynb #ab57414c
+# %% ../../nbs/apps/serve.ipynb #6d5e9e49
 @patch
 async def answer(self: Service,
     request, # of Starlette
@@ -288,41 +282,31 @@ async def answer(self: Service,
     try:
         received = await self._receive(request, most, batcher.has_room())
         async with asyncio.timeout(self.limits.answer_seconds):
-            return await self._answer_received(received, batcher)
+            return await self._answer(await self._look(received), batcher)
     except TimeoutError: raise self._busy() from None
     finally: self.open_bytes -= request.state.received
 
 @patch
-async def _answer_received(self: Service, received: list[tuple[str, bytes]] | str, batcher: Batcher) -> list[dict]:
-    "Look at photos, and answer those that can be read"
-    looked = await self._look(received)
-    good = [(name, *photos) for name, photos in looked if not isinstance(photos, FruitError)]
+async def _answer(self: Service, looked: list[tuple], batcher: Batcher) -> list[dict]:
+    "Answer the photos that can be read; the others keep their errors"
+    good = [(photos, name) for name, photos in looked if not isinstance(photos, FruitError)]
     self.photos.labels('unreadable').inc(len(looked) - len(good))
     if not good: raise Refused(422, ' '.join(str(error) for _, error in looked)[:2000])
     if not batcher.has_room(len(good)): raise self._busy()
-    answers = await asyncio.gather(*(batcher.ask(small, name) for name, small, _ in good))
-    describe = partial(map, self._describe, answers, [photo for *_, photo in good])
-    said = iter(await asyncio.get_running_loop().run_in_executor(self.readers, lambda: list(describe())))
-    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(said)
+    answers = await asyncio.gather(*(batcher.ask(*each) for each in good))
+    for answer in answers: self.photos.labels('accepted' if answer['accepted'] else 'not sure').inc()
+    rest = iter(answers)
+    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(rest)
             for name, photos in looked]
 
-@patch
-def _describe(self: Service, answer: Prediction | Explanation, photo: Image.Image) -> dict:
-    "An answer as an object; heat maps as pictures, `data:image/jpeg;base64,...`"
-    prediction = getattr(answer, 'prediction', answer)
-    self.photos.labels('accepted' if prediction.accepted else 'not sure').inc()
-    heats = {} if answer is prediction else dict(fruit_heat=answer.fruit_heat, freshness_heat=answer.freshness_heat)
-    pictures = {name: thumbnail(overlay_heat(photo, heat), 640) for name, heat in heats.items()}
-    return asdict(prediction) | pictures
-
-# %% ../../nbs/apps/serve.ipynb #ae33e66d
+# %% ../../nbs/apps/serve.ipynb #9ab7df2e
 _LOCKED = "a token is needed; type it into the page, or send it as "
 
 @patch
 def _check(self: Service, token: str): # what the client sent; empty: nothing
     "`Refused` unless the client may ask"
     if self.token and not secrets.compare_digest(token.encode(), self.token.encode()):
-        raise Refused(401, f"{_LOCKED}Authorization: Bearer ...", WWW_Authenticate='Bearer')
+        raise Refused(401, f"{_LOCKED}Authorization: Bearer ...", {'WWW-Authenticate': 'Bearer'})
 
 @patch
 def facts(self: Service) -> dict: # for JSON
@@ -361,7 +345,7 @@ async def _admit(self: Service, camera) -> tuple[int, str]: # for its end: a cod
     finally: self.cameras -= 1
     return 1000, ''
 
-# %% ../../nbs/apps/serve.ipynb #b3471adb
+# %% ../../nbs/apps/serve.ipynb #a0fa4340
 @patch
 async def _answer_frames(self: Service, camera):
     "Answer the newest picture until the camera goes away; `TimeoutError` when it sends or reads nothing"
@@ -370,7 +354,8 @@ async def _answer_frames(self: Service, camera):
         if newest.full(): seen['dropped'] += newest.get_nowait() is not None and frame is not None
         newest.put_nowait(frame)
     async def read():
-        while (message := await camera.receive())['type'] == 'websocket.receive': put(message.get('bytes') or b'')
+        while (message := await camera.receive())['type'] == 'websocket.receive':
+            put(message.get('bytes') or b'')
         put(None)
     reader = asyncio.create_task(read())
     try:
@@ -388,7 +373,8 @@ async def _answer_frame(self: Service, frame: bytes, steady: TemporalSmoother) -
     (name, photos), = await self._look([('the camera', frame)])
     if not isinstance(photos, FruitError) and not self.answers.has_room(): photos = self._busy()
     if isinstance(photos, FruitError): return asdict(Prediction(name, error=str(photos)))
-    return asdict(steady.update(await self.answers.ask(photos[0], name), time.monotonic()))
+    said = Prediction(**await self.answers.ask(photos, name))
+    return asdict(steady.update(said, time.monotonic()))
 
 # %% ../../nbs/apps/serve.ipynb #5aeddc2d
 _FORM = dict(type='object', required=['files'], properties=dict(
@@ -403,7 +389,7 @@ _REFUSALS = {400: 'not understood', 401: 'a token is needed', 408: 'too slow', 4
 _EXAMPLE = {'application/json': dict(example=dict(detail='what is wrong, and what to do'))}
 _ERRORS = {status: dict(description=words, content=_EXAMPLE) for status, words in _REFUSALS.items()}
 
-# %% ../../nbs/apps/serve.ipynb #ff9780a9
+# %% ../../nbs/apps/serve.ipynb #0adc0cbb
 _PAGE = {'/': 'page.html', '/page.css': 'page.css', '/page.js': 'page.js', '/engine.js': 'engine_serve.js'}
 _PAGE_HEADERS = {
     'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -421,7 +407,6 @@ def _add_page(app): # FastAPI
         async def give(text=text, kind=kind): return Response(text, 200, _PAGE_HEADERS, kind)
         app.add_api_route(path, partial(give, text, kind), include_in_schema=False)
 
-# %% ../../nbs/apps/serve.ipynb #32811441
 def _token_needed(service: Service) -> list: # `dependencies` of FastAPI, which its description tells of
     "What lets in who carries the token; empty where no token is set"
     from fastapi import Depends
@@ -431,12 +416,12 @@ def _token_needed(service: Service) -> list: # `dependencies` of FastAPI, which 
         service._check(sent.credentials if sent else '')
     return [Depends(allowed)] if service.token else []
 
+# %% ../../nbs/apps/serve.ipynb #819de35a
 def _add_answers(router, service: Service):
     "What is asked about photos"
     from fastapi import Request
     from fastapi.responses import JSONResponse
     described = dict(openapi_extra=dict(requestBody=dict(required=True, content=_CONTENT)), responses=_ERRORS)
-
     @router.post('/predict', response_model=list[Prediction], **described)
     async def predict(request: Request):
         "What fruit is it, and is it fresh? One object a photo, in order."
@@ -447,37 +432,34 @@ def _add_answers(router, service: Service):
         "As `/predict`, with heat maps: `fruit_heat` and `freshness_heat` are pictures as `data:` URLs."
         return JSONResponse(await service.answer(request, explain=True))
 
-# %% ../../nbs/apps/serve.ipynb #f6569be0
-def _add_facts(router, service: Service):
-    "What is asked about the network and its work"
+# %% ../../nbs/apps/serve.ipynb #9c083bd2
+def _add_facts(open_routes, closed, service: Service):
+    "What is asked about the network and its work, and by anyone about its health"
     from fastapi.responses import JSONResponse, PlainTextResponse
     from prometheus_client import generate_latest
-
-    @router.get('/model', responses={401: _ERRORS[401]})
+    @closed.get('/model', responses={401: _ERRORS[401]})
     async def model():
         "What the network knows, what it learnt from, how good it is, and what one may ask for."
         return JSONResponse(service.facts())
 
-    @router.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
+    @closed.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
     async def metrics():
         "Counts and times, for Prometheus."
         kind = 'text/plain; version=0.0.4; charset=utf-8'
         return PlainTextResponse(generate_latest(service.metrics), media_type=kind)
 
-def _add_health(app, service: Service):
-    "What those ask who keep the service running; each names it differently"
-    @app.get('/livez', description='The program runs.')
+    @open_routes.get('/livez', description='The program runs.')
     async def livez(): return dict(status='alive')
 
-    @app.get('/health', description='The network is loaded.')
+    @open_routes.get('/health', description='The network is loaded.')
     async def health(): return dict(status='ready')
 
-    @app.get('/readyz', description='The network is loaded, and more photos may come.', responses={503: _ERRORS[503]})
+    @open_routes.get('/readyz', description='There is room for more photos.', responses={503: _ERRORS[503]})
     async def readyz():
         if not service.answers.has_room(): raise service._busy()
         return dict(status='ready')
 
-# %% ../../nbs/apps/serve.ipynb #940f1cf8
+# %% ../../nbs/apps/serve.ipynb #b02d31cb
 def create_app(
     service: Service, # what stands behind it
 ): # -> FastAPI
@@ -489,26 +471,26 @@ def create_app(
     logging.getLogger('python_multipart').setLevel(logging.ERROR) # odd forms are told to who sent them
     app = FastAPIOffline(title='fruit_freshness', version=__version__, redoc_url=None,
                          description='What fruit is it, and is it fresh or rotten?')
-    _add_page(app)
-    _add_health(app, service)
     closed = APIRouter(dependencies=_token_needed(service))
-    for add in (_add_answers, _add_facts): add(closed, service)
+    _add_page(app)
+    _add_answers(closed, service)
+    _add_facts(app, closed, service)
     app.include_router(closed)
 
     @app.websocket('/live')
     async def live(websocket: WebSocket): await service.live(websocket)
 
-    _watch(app, service)
+    _watch(app)
+    app.add_middleware(_Counted, service=service)
     if service.origins:
         app.add_middleware(CORSMiddleware, allow_origins=service.origins, allow_methods=['GET', 'POST'],
                            allow_headers=['Authorization', 'Content-Type'], expose_headers=['Retry-After'])
     return app
 
-# %% ../../nbs/apps/serve.ipynb #a6161c81
+# %% ../../nbs/apps/serve.ipynb #36c24b26
 class _Counted:
     "Counts and times the requests of an app"
     def __init__(self, app, service: Service): self.app, self.service = app, service
-
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http': return await self.app(scope, receive, send)
         begin, status = time.perf_counter(), 500
@@ -524,42 +506,38 @@ class _Counted:
             self.service.requests.labels(route, status).inc()
             self.service.seconds.labels(route).observe(time.perf_counter() - begin)
 
-def _watch(app, service: Service):
-    "Let an app say in words what goes wrong, and count what it does"
+def _watch(app):
+    "Let an app say in words what goes wrong; 501: a network has no heat maps"
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
     broken = "internal error; try again later, and tell whoever runs this service if it persists"
-    said = {ClientDisconnect: (400, "the connection was cut"), Exception: (500, broken)}
     async def say(request, error):
-        status, words = said.get(type(error), said[Exception])
+        status, words, headers = 500, broken, getattr(error, 'headers', None)
         if isinstance(error, FruitError): status, words = getattr(error, 'status', 501), str(error)
-        return JSONResponse(dict(detail=words), status, getattr(error, 'headers', None))
-    for kind in (FruitError, *said): app.add_exception_handler(kind, say) # 501: it can't be explained
-    app.add_middleware(_Counted, service=service)
+        return JSONResponse(dict(detail=words), status, headers)
+    async def gone(request, error): return JSONResponse(None, 400) # nobody reads it
+    for kind, answer in {ClientDisconnect: gone, FruitError: say, Exception: say}.items():
+        app.add_exception_handler(kind, answer)
 
-# %% ../../nbs/apps/serve.ipynb #b2bb9e45
+# %% ../../nbs/apps/serve.ipynb #bb873f20
 def listen(
     host: str, # name or address of this computer
     port: int, # 0: any that is free
 ) -> socket.socket: # accepts connections
     "Listen on a port; `FruitError` says why that is impossible"
-    options = dict(type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    try: family, *_, address = socket.getaddrinfo(host, port, **options)[0]
-    except OSError as error:
-        words = f"not a name or address of this computer ({error.strerror or error})"
-        raise FruitError(f"{host}: {words}; give another with --host") from error
-    try: listening = socket.create_server(address, family=family, backlog=2048)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        listening = socket.create_server(address, family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        words = f"can't be used ({getattr(error, 'strerror', None) or error}); give another with --port"
-        raise FruitError(f"{host}, port {port}: {words}") from error
+        option = 'host' if isinstance(error, socket.gaierror) else 'port'
+        reason = getattr(error, 'strerror', None) or error
+        words = f"{host}, port {port}: can't be used ({reason}); give another with --{option}"
+        raise FruitError(words) from error
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) # connections inherit it
     return listening
 
-# %% ../../nbs/apps/serve.ipynb #0ff2d792
-_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n'
-         b'Content-Type: application/json\r\nContent-Length: 56\r\n\r\n'
-         b'{"detail":"too many connections; try again in a moment"}')
-
+# %% ../../nbs/apps/serve.ipynb #3c390915
 def _watched_protocol(limits: Limits) -> type: # for uvicorn's `http`
     "HTTP/1.1 that disconnects clients who are slow, and refuses those beyond the limit"
     import h11
@@ -586,12 +564,15 @@ def _watched_protocol(limits: Limits) -> type: # for uvicorn's `http`
             super().data_received(data)
             if self.transport.get_protocol() is self: self.watch()
             else: self.rest() # a websocket by now
-
         def connection_lost(self, error): self.rest(); super().connection_lost(error)
         def on_response_complete(self): super().on_response_complete(); self.watch()
     return Watched
 
-# %% ../../nbs/apps/serve.ipynb #7c39e422
+# %% ../../nbs/apps/serve.ipynb #b2ecdb96
+_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n'
+         b'Content-Type: application/json\r\nContent-Length: 56\r\n\r\n'
+         b'{"detail":"too many connections; try again in a moment"}')
+
 def web_server(
     service: Service, # what stands behind it
 ): # -> `uvicorn.Server`
@@ -608,14 +589,13 @@ def web_server(
         ws_max_size=limits.frame_bytes, timeout_graceful_shutdown=graceful,
         log_level='warning', access_log=False, server_header=False))
 
-# %% ../../nbs/apps/serve.ipynb #c2e3032f
+# %% ../../nbs/apps/serve.ipynb #6cdf849a
 def _read_token(path: str | None) -> str | None: # None: no token is needed
     "The token of a file, else of the environment"
     if not path: return os.environ.get('FRUIT_SERVE_TOKEN')
     try: token = Path(path).read_text('utf-8').strip()
     except (OSError, ValueError) as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise FruitError(f"--token-file {path}: can't be read ({reason}); give a text file") from error
+        raise FruitError(f"--token-file {path}: not a file with text ({error}); give another") from error
     if not token: raise FruitError(f"--token-file {path}: empty; write the token into it")
     return token
 
@@ -627,38 +607,34 @@ def _check_options(origins: Sequence[str], limits: dict):
     for name, value in limits.items():
         if value <= 0: raise FruitError(f"--{name.replace('_', '-')} {value}: give more than 0")
 
-# %% ../../nbs/apps/serve.ipynb #31c522c4
+# %% ../../nbs/apps/serve.ipynb #06cfec0c
 @command
 @delegates(Limits)
 def fruit_serve(
     host: str='127.0.0.1', # address to answer at; 0.0.0.0 lets other computers ask, too
     port: int=8000, # port to answer at; 0 takes any that is free
     model: str=None, # model folder; the shipped one by default
-    device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
-                  "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
+    device: str=None, # cpu or cuda: PyTorch answers there; by default the model's graph.onnx, if it has one
     cors_origin: Sequence[str]=(), # web sites whose pages may ask, e.g. https://example.org, or * for all
     token_file: str=None, # file with a token that requests must carry; FRUIT_SERVE_TOKEN by default
     **kwargs,
 ) -> None:
-    """Answer photos over HTTP, with a page at / and a description at /docs; where there is a token (--token-file,
-    or the environment variable FRUIT_SERVE_TOKEN) requests must carry it as Authorization: Bearer"""
-    need_extra('serve', 'uvicorn', 'websockets', 'fastapi')
-    import warnings
+    """Answer photos over HTTP, with a page at / and a description at /docs; where a token is set, by file or
+    FRUIT_SERVE_TOKEN in the environment, requests must carry it as Authorization: Bearer"""
+    need_extra('serve', 'uvicorn', 'websockets')
     warnings.filterwarnings('ignore', module='PIL') # of damaged notes in somebody's file
     _check_options(cors_origin, kwargs)
     listening, token = listen(host, port), _read_token(token_file)
-    predictor = Predictor(model, device, threads=1) # each worker is a thread
-    service = Service(predictor, Limits(**kwargs), token, cors_origin)
+    service = Service(Predictor(model, device, threads=1), Limits(**kwargs), token, cors_origin)
     server = web_server(service)
-    def say(words): print(f'fruit_serve: {words}', file=sys.stderr, flush=True)
-    name = f'[{host}]' if ':' in host else host
+    say = partial(print, 'fruit_serve:', file=sys.stderr, flush=True)
     for kind in (signal.SIGINT, signal.SIGTERM): # while the server runs, its own handlers do
         signal.signal(kind, lambda *_: None)
+    name = f'[{host}]' if ':' in host else host
     say(f"answering at http://{name}:{listening.getsockname()[1]}; Ctrl-C ends it")
     if not token and host not in ('127.0.0.1', 'localhost', '::1'):
         say("whoever reaches this port may ask; set FRUIT_SERVE_TOKEN or --token-file to change that")
     server.run(sockets=[listening])
     service.close()
     say(f"stopped; {service.accepted} requests accepted, {service.answered} answered")
-
 fruit_serve.__delwrap__ = Limits # whose comments are the help of its options
