@@ -34,8 +34,8 @@ if TYPE_CHECKING: from fruit_freshness.model import FruitNet
 else: FruitNet = type('FruitNet', (), {}) # its name, for signatures: importing torch takes seconds
 
 # %% auto #0
-__all__ = ['Prediction', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat', 'fruit_predict',
-           'FruitWidget']
+__all__ = ['Prediction', 'reason_to_abstain', 'Predictor', 'expand_sources', 'show_predictions', 'Explanation', 'show_heat',
+           'fruit_predict', 'FruitWidget']
 
 # %% ../nbs/04_infer.ipynb #6da73d51
 @dataclass
@@ -63,9 +63,11 @@ class Prediction:
         return f"{self.source}: {self.freshness} {self.fruit} ({', '.join(self.shares)}){doubt}"
 
 # %% ../nbs/04_infer.ipynb #bde6f778
-def _reason_to_abstain(
-    fruits: Sequence[str], fruit: np.ndarray, freshness: np.ndarray, # vocabulary, and probabilities
-    novelty: float, # relative to its threshold: more than 1 is too much
+def reason_to_abstain(
+    fruits: Sequence[str], # vocabulary
+    fruit: np.ndarray, # `(fruits,)` probabilities
+    freshness: np.ndarray, # `(2,)` probabilities
+    novelty: float, # relative to the threshold: more than 1 is too much
     threshold: float, # confidence that both answers together need
 ) -> str | None: # None: the answer stands
     "Why the network abstains, if it does"
@@ -219,7 +221,7 @@ def predict_batch(self: Predictor,
     fruit, freshness, novelty = self._logits(np.stack([self.preprocess(photo) for photo in photos]))
     shares = _softmax(fruit, config.fruit_temperature), _softmax(freshness, config.freshness_temperature)
     for name, f, s, n in zip(names, *shares, novelty / (config.novelty_threshold or np.inf)):
-        reason = _reason_to_abstain(config.fruits, f, s, float(n), self.threshold)
+        reason = reason_to_abstain(config.fruits, f, s, float(n), self.threshold)
         labels = config.fruits[f.argmax()], config.freshness[s.argmax()]
         sure, fresh_sure, unlike = (round(float(number), 4) for number in (f.max(), s.max(), n))
         predictions.append(Prediction(name, *labels, sure, fresh_sure, unlike, reason is None, reason))

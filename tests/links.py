@@ -21,7 +21,7 @@ def write(root: Path=ROOT) -> list[Path]: # the files that were changed
     config = configparser.ConfigParser(delimiters=['='])
     config.read(root/'settings.ini', encoding='utf-8')
     new = tuple(config['DEFAULT'][name] for name in ('user', 'repo', 'branch'))
-    files = [*sorted(root.glob('nbs/**/*.ipynb')), root/'CITATION.cff', root/'CHANGELOG.md', root/'CONTRIBUTING.md']
+    files = [*sorted(root.glob('nbs/**/*.ipynb')), root/'_quarto.yml', root/'CITATION.cff', root/'CHANGELOG.md', root/'CONTRIBUTING.md']
     texts = {path: path.read_text(encoding='utf-8') for path in files}
     places, changed = {place for text in texts.values() for place in BADGE.findall(text)}, []
     for path, text in texts.items():

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Batcher', 'Limits', 'Refused', 'Service', 'create_app', 'listen', 'web_server', 'fruit_serve']
 
-# %% ../../nbs/apps/serve.ipynb #6ad6baa1
-import asyncio, base64, hashlib, io, json, logging, os, re, secrets, signal, socket, sys, time
+# %% ../../nbs/apps/serve.ipynb #142ec782
+import asyncio, io, json, logging, os, re, secrets, signal, socket, sys, time, warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
-
-# %% ../../nbs/apps/serve.ipynb #6304c809
 from fastcore.basics import patch
-from fastcore.script import Param
+from fastcore.meta import delegates
 from PIL import Image
 from .. import __version__
 from .webcam import TemporalSmoother
@@ -76,16 +76,16 @@ async def run(self: Batcher):
             else: future.set_result(answer)
     self.running.discard(asyncio.current_task())
 
-# %% ../../nbs/apps/serve.ipynb #37e18be7
+# %% ../../nbs/apps/serve.ipynb #aa227acb
 @dataclass
 class Limits:
     "How much one may ask for"
-    photos: int=32 # in one request
-    explained: int=4 # photos in one request for explanations, which take several times as long
-    request_bytes: int=40_000_000 # of one request
-    open_bytes: int=400_000_000 # of all requests that are being received
-    pixels: int=50_000_000 # of one photo
-    connections: int=512 # at once; most systems let a program have some 1,000 files and connections open
+    photos: int=32 # photos in one request
+    explained: int=4 # photos in one request for heat maps, which take several times as long
+    request_bytes: int=40_000_000 # bytes of one request
+    open_bytes: int=400_000_000 # bytes of all requests that are being received
+    pixels: int=50_000_000 # pixels of one photo
+    connections: int=512 # connections at once; most systems allow a program some 1,000 files and connections
     header_seconds: float=10. # from the connection, or the end of an answer, to the end of the headers
     receive_seconds: float=20. # from the end of the headers to the last byte of a request
     answer_seconds: float=60. # from the last byte of a request to the answer
@@ -93,65 +93,74 @@ class Limits:
     max_queue: int=256 # photos that wait for the network
     cameras: int=16 # live cameras at once
     camera_seconds: float=60. # from one answer to a live camera to the next
-    frame_bytes: int=2_000_000 # of one picture of a camera
+    frame_bytes: int=2_000_000 # bytes of one picture of a camera
 
-# %% ../../nbs/apps/serve.ipynb #a2d50b75
 class Refused(FruitError):
     "A request is not answered; the message says why"
     def __init__(self,
         status: int, # of HTTP
         words: str, # what is wrong and what to do
-        **headers: str, # with underscores for hyphens
+        headers: dict | None=None, # of the answer
     ):
         super().__init__(words)
-        self.status, self.headers = status, {name.replace('_', '-'): value for name, value in headers.items()}
+        self.status, self.headers = status, headers
 
-# %% ../../nbs/apps/serve.ipynb #085b1b84
-def _open_photo(
-    content: bytes, # of a file
-    name: str, # what messages call it
-    pixels: int, # more are refused
-) -> Image.Image: # RGB, upright
+# %% ../../nbs/apps/serve.ipynb #510b7d37
+def _open_photo(content: bytes, name: str, pixels: int) -> Image.Image: # RGB, upright, some 640 pixels
     "Decode a photo that is not too large; `PhotoError` says why not"
     stream = io.BytesIO(content)
     stream.name = name
-    return load_photo(stream, 640, pixels) # as large as a person is shown it
+    return load_photo(stream, 640, pixels)
 
-# %% ../../nbs/apps/serve.ipynb #2022ec2c
+def _plain_name(name: str | None) -> str: # one line, at most 100 characters, without folders
+    "The name that a client gives a file, as messages show it"
+    return ''.join(c for c in re.split(r'[/\\]', name or '')[-1] if c.isprintable())[-100:] or 'the photo'
+
+# %% ../../nbs/apps/serve.ipynb #41b1f26b
 class Service:
     "What stands behind the routes: the network, its queues, and what is counted"
     def __init__(self,
         predictor: Predictor, # answers photos
         limits: Limits=Limits(), # what one may ask for
         token: str | None=None, # what requests must carry as `Authorization: Bearer`; None: nothing
+        origins: Sequence[str]=(), # web sites whose pages may ask, e.g. 'https://example.org'; '*': all
     ):
-        import torch
-        self.predictor, self.limits, self.token = predictor, limits, token
+        self.predictor, self.limits, self.token, self.origins = predictor, limits, token, origins
         self.side = predictor.config.normalisation.size
         cores, on_processor = os.cpu_count() or 1, str(predictor.device) == 'cpu'
         workers, max_batch = (min(cores, 8), 4) if on_processor else (1, 32)
-        self.network = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        self.network = ThreadPoolExecutor(workers)
         self.readers, self.fetchers = ThreadPoolExecutor(cores), ThreadPoolExecutor(8)
-        self.answers = Batcher(self.predict, self.network, max_batch, limits.max_queue, workers)
-        self.explanations = Batcher(predictor.explain_batch, self.network, 4, limits.max_queue // 8)
-        self.open_bytes = self.cameras = self.fetching = self.accepted = self.answered = 0
-        self.count()
-
-    def predict(self,
-        photos: Sequence[Image.Image], # as large as the network sees them
-        names: Sequence[str], # what each is called
-    ) -> list[Prediction]: # one a photo
-        "Answer a batch"
-        self.batch_photos.observe(len(photos))
-        return self.predictor.predict_batch(photos, names)
+        predict, explain = (partial(self._work, name) for name in ('predict_batch', 'explain_batch'))
+        self.answers = Batcher(predict, self.network, max_batch, limits.max_queue, workers)
+        self.explanations = Batcher(explain, self.network, 4, limits.max_queue // 8)
+        self.fetching = asyncio.Semaphore(8)
+        self.open_bytes = self.cameras = self.accepted = self.answered = 0
+        self._count()
 
     def close(self):
         "End the threads"
         for pool in (self.network, self.readers, self.fetchers): pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/apps/serve.ipynb #d0016f5a
+# %% ../../nbs/apps/serve.ipynb #87c91edd
 @patch
-def count(self: Service):
+def _work(self: Service, ask: str, photos: Sequence[tuple], names: Sequence[str]) -> list[dict]:
+    "Let a method of the predictor answer a batch; heat maps become pictures, `data:image/jpeg;base64,...`"
+    if torch := sys.modules.get('torch'): torch.set_num_threads(1)
+    small, shown = zip(*photos)
+    self.batch_photos.observe(len(photos))
+    answers = getattr(self.predictor, ask)(small, names)
+    return [_as_json(*each) for each in zip(answers, shown)]
+
+def _as_json(answer: Prediction | Explanation, photo: Image.Image) -> dict:
+    if isinstance(answer, Prediction): return asdict(answer)
+    heats = dict(fruit_heat=answer.fruit_heat, freshness_heat=answer.freshness_heat)
+    pictures = {name: thumbnail(overlay_heat(photo, heat), 640) for name, heat in heats.items()}
+    return asdict(answer.prediction) | pictures
+
+# %% ../../nbs/apps/serve.ipynb #81d2c29a
+@patch
+def _count(self: Service):
     "Set up what `/metrics` tells"
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
     self.metrics = CollectorRegistry()
@@ -167,13 +176,10 @@ def count(self: Service):
     waiting.set_function(lambda: len(self.answers.waiting))
     made(Gauge, 'cameras', 'Live cameras').set_function(lambda: self.cameras)
 
-# %% ../../nbs/apps/serve.ipynb #a4d8202d
+# %% ../../nbs/apps/serve.ipynb #f7a9a464
 @patch
-async def body(self: Service,
-    request, # of Starlette
-    most: int, # bytes; more are refused
-) -> AsyncIterator[bytes]: # the body, piece by piece
-    "Receive a body within the limits"
+async def _body(self: Service, request, most: int) -> AsyncIterator[bytes]:
+    "The body of a request, piece by piece, within the limits"
     size = 0
     async for piece in request.stream():
         size += len(piece)
@@ -181,117 +187,89 @@ async def body(self: Service,
         request.state.received += len(piece)
         if size > most:
             raise Refused(413, f"more than {most / 1e6:g} MB in one request; send fewer or smaller photos")
-        if self.open_bytes > self.limits.open_bytes: raise self.busy()
+        if self.open_bytes > self.limits.open_bytes: raise self._busy()
         yield piece
 
 @patch
-def busy(self: Service) -> Refused: # to be raised
+def _busy(self: Service) -> Refused: # to be raised
     "Too much to do at the moment"
     words = "too many photos are waiting already; try again in a moment"
-    return Refused(503, words, Retry_After=str(1 + len(self.answers.waiting) // 64))
+    return Refused(503, words, {'Retry-After': str(1 + len(self.answers.waiting) // 64)})
 
-# %% ../../nbs/apps/serve.ipynb #c79c6cee
-async def _drain(
-    request, # of Starlette; it was refused
-    seconds: float, # longest duration
-):
-    "Read on for a while and throw it away"
-    try:
-        async with asyncio.timeout(seconds):
-            async for _ in request.stream(): pass
-    except Exception: pass # all that matters is the refusal
-
-# %% ../../nbs/apps/serve.ipynb #c811a12e
+# %% ../../nbs/apps/serve.ipynb #cbbd67ae
 @patch
-async def files(self: Service,
-    request, # of Starlette, `multipart/form-data`
-    most: int, # photos
-) -> list[tuple[str, bytes]]: # name and content of each
-    "Receive the photos of a form"
+async def _files(self: Service, request, most: int) -> list[tuple[str, bytes]]:
+    "Name and content of each photo of a form, `most` of them"
     from python_multipart.exceptions import FormParserError
     from starlette.formparsers import MultiPartException, MultiPartParser
-    body = self.body(request, self.limits.request_bytes)
+    body = self._body(request, self.limits.request_bytes)
     parser = MultiPartParser(request.headers, body, max_files=most, max_fields=8, max_part_size=10_000)
     try: form = await parser.parse()
+    except FruitError: raise
     except (MultiPartException, FormParserError, ValueError) as error:
-        if isinstance(error, FruitError): raise
-        too_many = 'Too many files' in str(getattr(error, 'message', ''))
-        many = f"more than {most} photos in one request; send them one after the other"
-        broken = "not a proper form; send multipart/form-data with a part named files for each photo"
-        raise (Refused(413, many) if too_many else Refused(400, broken)) from error
-    parts = [value for name, value in form.multi_items() if name == 'files' and not isinstance(value, str)]
+        if 'Too many files' in str(getattr(error, 'message', '')):
+            words = f"more than {most} photos in one request; send them one after the other"
+            raise Refused(413, words) from error
+        words = "not a proper form; send multipart/form-data with a part named files for each photo"
+        raise Refused(400, words) from error
+    parts = [part for part in form.getlist('files') if not isinstance(part, str)]
     files = [(_plain_name(part.filename), await part.read()) for part in parts]
     await form.close()
     if not files: raise Refused(400, "no photo in the request; send a part named files for each photo")
     return files
 
-def _plain_name(
-    name: str|None, # as a client gives it
-) -> str: # one line, at most 100 characters, without folders
-    "A file's name as messages show it"
-    return ''.join(c for c in re.split(r'[/\\]', name or '')[-1] if c.isprintable())[-100:] or 'the photo'
-
-# %% ../../nbs/apps/serve.ipynb #e34c9c90
 @patch
-async def address(self: Service,
-    request, # of Starlette, `application/json`
-    most: int, # photos; an address is one
-) -> str: # the address, not yet looked at
-    "Receive the address of a photo"
-    content = b''.join([piece async for piece in self.body(request, 100_000)])
+async def _address(self: Service, request, most: int) -> str:
+    "The address of a photo, not yet looked at"
+    content = b''.join([piece async for piece in self._body(request, 100_000)])
     try: url = json.loads(content)['url']
     except (ValueError, TypeError, LookupError, RecursionError): url = None
     if not isinstance(url, str): raise Refused(400, 'not understood; send {"url": "https://..."}')
     return url
 
-# %% ../../nbs/apps/serve.ipynb #702be707
+# %% ../../nbs/apps/serve.ipynb #f427e03c
+_NO_PHOTO = ('send photos as multipart/form-data in parts named files, '
+             'or {"url": "https://..."} as application/json')
+
 @patch
-async def receive(self: Service,
-    request, # of Starlette
-    most: int, # photos
-    room: bool, # False: too many photos wait already
-) -> list[tuple[str, bytes]] | str: # photos, or the address of one
-    "Receive what is to be looked at, within the limits of size and time"
+async def _receive(self: Service, request, most: int, room: bool) -> list[tuple[str, bytes]] | str:
+    "Photos, `most` of them, or the address of one, within the limits of size and time"
     kind = request.headers.get('Content-Type', '').partition(';')[0].strip().lower()
-    read = {'multipart/form-data': self.files, 'application/json': self.address}.get(kind)
+    read = {'multipart/form-data': self._files, 'application/json': self._address}.get(kind)
     seconds = self.limits.receive_seconds
     try:
-        if not room: raise self.busy()
-        if not read:
-            raise Refused(415, 'send photos as multipart/form-data in parts named files, '
-                               'or {"url": "https://..."} as application/json')
+        if not room: raise self._busy()
+        if not read: raise Refused(415, _NO_PHOTO)
         async with asyncio.timeout(seconds): return await read(request, most)
     except TimeoutError:
         words = f"the request took longer than {seconds:g} seconds to arrive; send fewer or smaller photos"
-        raise Refused(408, words, Connection='close') from None
+        raise Refused(408, words, {'Connection': 'close'}) from None
     except Refused:
-        await _drain(request, self.limits.grace_seconds)
+        with suppress(Exception): # all that matters is the refusal
+            async with asyncio.timeout(self.limits.grace_seconds):
+                async for _ in request.stream(): pass
         raise
 
-# %% ../../nbs/apps/serve.ipynb #9424ef2d
+# %% ../../nbs/apps/serve.ipynb #6ae817c5
 @patch
-async def look(self: Service,
-    received: list[tuple[str, bytes]] | str, # photos, or the address of one
-) -> list[tuple[str, tuple | FruitError]]: # name, and the photo for the network and for people, or an error
-    "Decode photos, or fetch one"
-    loop = asyncio.get_running_loop()
+async def _look(self: Service, received: list[tuple[str, bytes]] | str) -> list[tuple]:
+    "Each photo's name, and what the network and a person see of it or what is wrong with it"
     def opened(load):
         try: photo = load()
         except FruitError as error: return error
         small = shrink(photo, self.side)
         photo.thumbnail((640, 640))
         return small, photo
+    run = asyncio.get_running_loop().run_in_executor
     if isinstance(received, str):
-        if self.fetching >= 8: raise self.busy()
-        self.fetching += 1
+        if self.fetching.locked(): raise self._busy()
         fetch = partial(fetch_photo, received, max_bytes=self.limits.request_bytes)
-        try: return [(show_url(received), await loop.run_in_executor(self.fetchers, opened, fetch))]
-        finally: self.fetching -= 1
+        async with self.fetching: return [(show_url(received), await run(self.fetchers, opened, fetch))]
     loads = [partial(_open_photo, content, name, self.limits.pixels) for name, content in received]
-    photos = await asyncio.gather(*(loop.run_in_executor(self.readers, opened, load) for load in loads))
+    photos = await asyncio.gather(*(run(self.readers, opened, load) for load in loads))
     return [(name, photo) for (name, _), photo in zip(received, photos)]
 
-# %% ../../nbs/apps/serve.ipynb #2436ba2d
+# %% ../../nbs/apps/serve.ipynb #6d5e9e49
 @patch
 async def answer(self: Service,
     request, # of Starlette
@@ -302,145 +280,108 @@ async def answer(self: Service,
     if explain: batcher, most = self.explanations, self.limits.explained
     request.state.received = 0
     try:
-        received = await self.receive(request, most, batcher.has_room())
+        received = await self._receive(request, most, batcher.has_room())
         async with asyncio.timeout(self.limits.answer_seconds):
-            return await self.answer_received(received, batcher)
-    except TimeoutError: raise self.busy() from None
+            return await self._answer(await self._look(received), batcher)
+    except TimeoutError: raise self._busy() from None
     finally: self.open_bytes -= request.state.received
 
-# %% ../../nbs/apps/serve.ipynb #c3ebd158
 @patch
-async def answer_received(self: Service,
-    received: list[tuple[str, bytes]] | str, # photos, or the address of one
-    batcher: Batcher, # of answers or of explanations
-) -> list[dict]: # one object a photo
-    "Look at photos, and answer those that can be read"
-    looked = await self.look(received)
-    good = [(name, *photos) for name, photos in looked if not isinstance(photos, FruitError)]
+async def _answer(self: Service, looked: list[tuple], batcher: Batcher) -> list[dict]:
+    "Answer the photos that can be read; the others keep their errors"
+    good = [(photos, name) for name, photos in looked if not isinstance(photos, FruitError)]
     self.photos.labels('unreadable').inc(len(looked) - len(good))
     if not good: raise Refused(422, ' '.join(str(error) for _, error in looked)[:2000])
-    if not batcher.has_room(len(good)): raise self.busy()
-    answers = await asyncio.gather(*(batcher.ask(small, name) for name, small, _ in good))
-    loop, photos = asyncio.get_running_loop(), [photo for *_, photo in good]
-    answered = iter(await loop.run_in_executor(self.readers, self.describe, answers, photos))
-    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(answered)
+    if not batcher.has_room(len(good)): raise self._busy()
+    answers = await asyncio.gather(*(batcher.ask(*each) for each in good))
+    for answer in answers: self.photos.labels('accepted' if answer['accepted'] else 'not sure').inc()
+    rest = iter(answers)
+    return [asdict(Prediction(name, error=str(photos))) if isinstance(photos, FruitError) else next(rest)
             for name, photos in looked]
 
-# %% ../../nbs/apps/serve.ipynb #4bd88f39
-@patch
-def describe(self: Service,
-    answers: Sequence[Prediction | Explanation], # of the network
-    photos: Sequence[Image.Image], # RGB, as a person sees them
-) -> list[dict]: # for JSON
-    "Answers as objects; heat maps as pictures, `data:image/jpeg;base64,...`"
-    def one(answer, photo):
-        prediction = answer.prediction if isinstance(answer, Explanation) else answer
-        self.photos.labels('accepted' if prediction.accepted else 'not sure').inc()
-        if answer is prediction: return asdict(prediction)
-        heats = dict(fruit_heat=answer.fruit_heat, freshness_heat=answer.freshness_heat)
-        pictures = {name: thumbnail(overlay_heat(photo, heat), 640) for name, heat in heats.items()}
-        return asdict(prediction) | pictures
-    return [one(answer, photo) for answer, photo in zip(answers, photos)]
+# %% ../../nbs/apps/serve.ipynb #9ab7df2e
+_LOCKED = "a token is needed; type it into the page, or send it as "
 
-# %% ../../nbs/apps/serve.ipynb #de7de4e2
 @patch
-def check(self: Service,
-    token: str, # what the client sent; empty: nothing
-):
+def _check(self: Service, token: str): # what the client sent; empty: nothing
     "`Refused` unless the client may ask"
     if self.token and not secrets.compare_digest(token.encode(), self.token.encode()):
-        words = "a token is needed; type it into the page, or send it as Authorization: Bearer ..."
-        raise Refused(401, words, WWW_Authenticate='Bearer')
+        raise Refused(401, f"{_LOCKED}Authorization: Bearer ...", {'WWW-Authenticate': 'Bearer'})
 
 @patch
 def facts(self: Service) -> dict: # for JSON
     "What `/model` tells"
-    config = asdict(self.predictor.net.config)
-    return dict(version=__version__, device=str(self.predictor.device), limits=asdict(self.limits), **config)
+    config = vars(self.predictor.config)
+    about = dict(version=__version__, device=str(self.predictor.device), limits=asdict(self.limits))
+    return about | config | dict(normalisation=asdict(config['normalisation']))
 
-# %% ../../nbs/apps/serve.ipynb #7da6bea9
+# %% ../../nbs/apps/serve.ipynb #d8f35b70
 @patch
 async def live(self: Service,
     camera, # websocket of Starlette
 ):
-    "Answer a live camera of a page of this service, and say at the end why it ends"
-    origin, host = camera.headers.get('Origin', ''), camera.headers.get('Host', '')
-    if origin and origin.partition('://')[2] != host:
+    "Answer a live camera of a page that may ask, and say at the end why it ends"
+    origin = camera.headers.get('Origin', '')
+    known = '', f"{origin.partition('://')[0]}://{camera.headers.get('Host', '')}", *self.origins
+    if origin not in known and '*' not in known:
         return await camera.close(1008, "pages of other sites may not ask here")
     await camera.accept()
-    end = await self.admit(camera)
-    try: await asyncio.wait_for(camera.close(*end), self.limits.grace_seconds)
-    except Exception: pass # it has gone, or reads nothing
+    end = await self._admit(camera)
+    with suppress(Exception): # it has gone, or reads nothing
+        await asyncio.wait_for(camera.close(*end), self.limits.grace_seconds)
 
 @patch
-async def admit(self: Service,
-    camera, # websocket of Starlette, accepted
-) -> tuple[int, str]: # for its end: a code of websockets, and words
+async def _admit(self: Service, camera) -> tuple[int, str]: # for its end: a code of websockets, and words
     "Answer a camera that may ask, while there is room for it"
     try:
-        if self.token: self.check(await asyncio.wait_for(camera.receive_text(), self.limits.header_seconds))
-    except Exception: return 1008, "a token is needed; type it into the page, or send it as the first message"
+        if self.token: self._check(await asyncio.wait_for(camera.receive_text(), self.limits.header_seconds))
+    except Exception: return 1008, f"{_LOCKED}the first message"
     if self.cameras >= self.limits.cameras: return 1013, "too many cameras are live; try again later"
     self.cameras += 1
-    try: await self.answer_frames(camera)
+    try: await self._answer_frames(camera)
     except TimeoutError:
         seconds = self.limits.camera_seconds
         return 1001, f"no picture was answered for {seconds:g} seconds; start the camera again"
     finally: self.cameras -= 1
     return 1000, ''
 
-# %% ../../nbs/apps/serve.ipynb #9826ab5b
+# %% ../../nbs/apps/serve.ipynb #a0fa4340
 @patch
-async def answer_frames(self: Service,
-    camera, # websocket of Starlette
-):
+async def _answer_frames(self: Service, camera):
     "Answer the newest picture until the camera goes away; `TimeoutError` when it sends or reads nothing"
     newest, steady, seen = asyncio.Queue(1), TemporalSmoother(), dict(dropped=0)
-    reader = asyncio.create_task(_keep_newest(camera, newest, seen))
+    def put(frame):
+        if newest.full(): seen['dropped'] += newest.get_nowait() is not None and frame is not None
+        newest.put_nowait(frame)
+    async def read():
+        while (message := await camera.receive())['type'] == 'websocket.receive':
+            put(message.get('bytes') or b'')
+        put(None)
+    reader = asyncio.create_task(read())
     try:
         while True:
             async with asyncio.timeout(self.limits.camera_seconds):
                 if (frame := await newest.get()) is None: return
-                await camera.send_json(await self.look_once(frame, steady) | seen)
+                await camera.send_json(await self._answer_frame(frame, steady) | seen)
     except Exception as error:
         if type(error).__name__ != 'WebSocketDisconnect': raise
     finally: reader.cancel()
 
-# %% ../../nbs/apps/serve.ipynb #9f4952a7
-async def _keep_newest(
-    camera, # websocket of Starlette
-    newest: asyncio.Queue, # of size 1: the newest picture, None at the end
-    seen: dict, # counts what is dropped
-):
-    "Receive pictures, keeping the newest only"
-    while (message := await camera.receive())['type'] == 'websocket.receive':
-        if newest.full(): newest.get_nowait(); seen['dropped'] += 1
-        newest.put_nowait(message.get('bytes') or b'')
-    if newest.full(): newest.get_nowait()
-    newest.put_nowait(None)
-
-# %% ../../nbs/apps/serve.ipynb #17456099
 @patch
-async def look_once(self: Service,
-    frame: bytes, # a picture as a file
-    steady: TemporalSmoother, # what was seen before
-) -> dict: # for JSON
+async def _answer_frame(self: Service, frame: bytes, steady: TemporalSmoother) -> dict:
     "Answer one picture of a camera"
-    (_, photos), = await self.look([('the camera', frame)])
-    if isinstance(photos, FruitError): return asdict(Prediction('the camera', error=str(photos)))
-    if not self.answers.has_room(): return asdict(Prediction('the camera', error=str(self.busy())))
-    return asdict(steady.update(await self.answers.ask(photos[0], 'the camera'), time.monotonic()))
+    (name, photos), = await self._look([('the camera', frame)])
+    if not isinstance(photos, FruitError) and not self.answers.has_room(): photos = self._busy()
+    if isinstance(photos, FruitError): return asdict(Prediction(name, error=str(photos)))
+    said = Prediction(**await self.answers.ask(photos, name))
+    return asdict(steady.update(said, time.monotonic()))
 
-# %% ../../nbs/apps/serve.ipynb #942162c7
-def _openapi_body() -> dict: # for `openapi_extra` of FastAPI
-    "What the description says about requests"
-    file = dict(type='string', format='binary')
-    form = dict(type='object', required=['files'], properties=dict(files=dict(type='array', items=file)))
-    url = dict(type='string', examples=['https://upload.wikimedia.org/...'])
-    address = dict(type='object', required=['url'], properties=dict(url=url))
-    kinds = {'multipart/form-data': form, 'application/json': address}
-    content = {kind: dict(schema=schema) for kind, schema in kinds.items()}
-    return dict(requestBody=dict(required=True, content=content))
+# %% ../../nbs/apps/serve.ipynb #5aeddc2d
+_FORM = dict(type='object', required=['files'], properties=dict(
+    files=dict(type='array', items=dict(type='string', format='binary'))))
+_URL = dict(type='object', required=['url'], properties=dict(
+    url=dict(type='string', examples=['https://upload.wikimedia.org/...'])))
+_CONTENT = {'multipart/form-data': dict(schema=_FORM), 'application/json': dict(schema=_URL)}
 
 _REFUSALS = {400: 'not understood', 401: 'a token is needed', 408: 'too slow', 413: 'too large',
              415: 'unsupported type', 422: 'no photo that can be read',
@@ -448,47 +389,39 @@ _REFUSALS = {400: 'not understood', 401: 'a token is needed', 408: 'too slow', 4
 _EXAMPLE = {'application/json': dict(example=dict(detail='what is wrong, and what to do'))}
 _ERRORS = {status: dict(description=words, content=_EXAMPLE) for status, words in _REFUSALS.items()}
 
-# %% ../../nbs/apps/serve.ipynb #66b3a104
-def _page() -> str: # HTML
+# %% ../../nbs/apps/serve.ipynb #0adc0cbb
+_PAGE = {'/': 'page.html', '/page.css': 'page.css', '/page.js': 'page.js', '/engine.js': 'engine_serve.js'}
+_PAGE_HEADERS = {
+    'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; "
+                               "img-src 'self' blob: data:; media-src blob:; connect-src 'self'; "
+                               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer', 'Cache-Control': 'no-cache'}
+
+def _add_page(app): # FastAPI
     "The page, with the style and the script that it shares with the widget"
-    from importlib.resources import files
-    page = (Path(str(files('fruit_freshness.apps')))/'page.html').read_text(encoding='utf-8')
-    return page.replace('/* cards.css */', CARD_STYLE).replace('/* cards.js */', CARD_SCRIPT)
+    from starlette.responses import Response
+    texts = {path: (files('fruit_freshness.apps')/name).read_text('utf-8') for path, name in _PAGE.items()}
+    kinds = dict(css='text/css', js='text/javascript')
+    for path, text in (texts | {'/cards.css': CARD_STYLE, '/cards.js': CARD_SCRIPT}).items():
+        kind = kinds.get(path.rpartition('.')[2], 'text/html')
+        async def give(text=text, kind=kind): return Response(text, 200, _PAGE_HEADERS, kind)
+        app.add_api_route(path, partial(give, text, kind), include_in_schema=False)
 
-def _page_policy(
-    page: str, # HTML
-) -> str: # for the header `Content-Security-Policy`
-    "Lets a page run its own scripts and talk to its own server, and nothing else"
-    scripts = re.findall(r'<script[^>]*>(.*?)</script>', page, re.DOTALL)
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = ' '.join(f"'sha256-{each}'" for each in hashes) or "'none'"
-    return (f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
-            "img-src 'self' blob: data:; media-src blob:; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-
-# %% ../../nbs/apps/serve.ipynb #759075fe
-def _token_needed(
-    service: Service, # has the token
-) -> list: # `dependencies` of FastAPI, which its description tells of; empty where no token is set
-    "What lets in who carries the token"
+def _token_needed(service: Service) -> list: # `dependencies` of FastAPI, which its description tells of
+    "What lets in who carries the token; empty where no token is set"
     from fastapi import Depends
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-    bearer = HTTPBearer(auto_error=False, description="what FRUIT_SERVE_TOKEN holds")
+    bearer = HTTPBearer(auto_error=False, description="what FRUIT_SERVE_TOKEN or --token-file holds")
     async def allowed(sent: HTTPAuthorizationCredentials|None=Depends(bearer)):
-        service.check(sent.credentials if sent else '')
+        service._check(sent.credentials if sent else '')
     return [Depends(allowed)] if service.token else []
 
-# %% ../../nbs/apps/serve.ipynb #0b65ba56
-def _add_answers(
-    router, # of FastAPI
-    service: Service, # what stands behind it
-):
+# %% ../../nbs/apps/serve.ipynb #819de35a
+def _add_answers(router, service: Service):
     "What is asked about photos"
     from fastapi import Request
     from fastapi.responses import JSONResponse
-
-    described = dict(openapi_extra=_openapi_body(), responses=_ERRORS)
-
+    described = dict(openapi_extra=dict(requestBody=dict(required=True, content=_CONTENT)), responses=_ERRORS)
     @router.post('/predict', response_model=list[Prediction], **described)
     async def predict(request: Request):
         "What fruit is it, and is it fresh? One object a photo, in order."
@@ -499,62 +432,65 @@ def _add_answers(
         "As `/predict`, with heat maps: `fruit_heat` and `freshness_heat` are pictures as `data:` URLs."
         return JSONResponse(await service.answer(request, explain=True))
 
-# %% ../../nbs/apps/serve.ipynb #138fd1bb
-def _add_facts(
-    router, # of FastAPI
-    service: Service, # what stands behind it
-):
-    "What is asked about the network and its work"
+# %% ../../nbs/apps/serve.ipynb #9c083bd2
+def _add_facts(open_routes, closed, service: Service):
+    "What is asked about the network and its work, and by anyone about its health"
     from fastapi.responses import JSONResponse, PlainTextResponse
     from prometheus_client import generate_latest
-
-    @router.get('/model', responses={401: _ERRORS[401]})
+    @closed.get('/model', responses={401: _ERRORS[401]})
     async def model():
         "What the network knows, what it learnt from, how good it is, and what one may ask for."
         return JSONResponse(service.facts())
 
-    @router.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
+    @closed.get('/metrics', response_class=PlainTextResponse, responses={401: _ERRORS[401]})
     async def metrics():
         "Counts and times, for Prometheus."
         kind = 'text/plain; version=0.0.4; charset=utf-8'
         return PlainTextResponse(generate_latest(service.metrics), media_type=kind)
 
-# %% ../../nbs/apps/serve.ipynb #9931e71e
+    @open_routes.get('/livez', description='The program runs.')
+    async def livez(): return dict(status='alive')
+
+    @open_routes.get('/health', description='The network is loaded.')
+    async def health(): return dict(status='ready')
+
+    @open_routes.get('/readyz', description='There is room for more photos.', responses={503: _ERRORS[503]})
+    async def readyz():
+        if not service.answers.has_room(): raise service._busy()
+        return dict(status='ready')
+
+# %% ../../nbs/apps/serve.ipynb #b02d31cb
 def create_app(
     service: Service, # what stands behind it
 ): # -> FastAPI
     "The web service"
     need_extra('serve', 'fastapi', 'fastapi_offline', 'python_multipart', 'prometheus_client')
     from fastapi import APIRouter, WebSocket
-    from fastapi.responses import HTMLResponse
+    from fastapi.middleware.cors import CORSMiddleware
     from fastapi_offline import FastAPIOffline
     logging.getLogger('python_multipart').setLevel(logging.ERROR) # odd forms are told to who sent them
     app = FastAPIOffline(title='fruit_freshness', version=__version__, redoc_url=None,
                          description='What fruit is it, and is it fresh or rotten?')
-    page = _page()
-    headers = {'Content-Security-Policy': _page_policy(page), 'X-Content-Type-Options': 'nosniff',
-               'Referrer-Policy': 'no-referrer', 'Cache-Control': 'no-cache'}
-
-    @app.get('/', response_class=HTMLResponse, include_in_schema=False)
-    async def home(): return HTMLResponse(page, headers=headers)
+    closed = APIRouter(dependencies=_token_needed(service))
+    _add_page(app)
+    _add_answers(closed, service)
+    _add_facts(app, closed, service)
+    app.include_router(closed)
 
     @app.websocket('/live')
     async def live(websocket: WebSocket): await service.live(websocket)
 
-    @app.get('/health', description='Ready to answer.')
-    async def health(): return dict(status='ready')
-
-    closed = APIRouter(dependencies=_token_needed(service))
-    for add in (_add_answers, _add_facts): add(closed, service)
-    app.include_router(closed)
-    _watch(app, service)
+    _watch(app)
+    app.add_middleware(_Counted, service=service)
+    if service.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=service.origins, allow_methods=['GET', 'POST'],
+                           allow_headers=['Authorization', 'Content-Type'], expose_headers=['Retry-After'])
     return app
 
-# %% ../../nbs/apps/serve.ipynb #46504d44
+# %% ../../nbs/apps/serve.ipynb #36c24b26
 class _Counted:
     "Counts and times the requests of an app"
     def __init__(self, app, service: Service): self.app, self.service = app, service
-
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http': return await self.app(scope, receive, send)
         begin, status = time.perf_counter(), 500
@@ -570,74 +506,54 @@ class _Counted:
             self.service.requests.labels(route, status).inc()
             self.service.seconds.labels(route).observe(time.perf_counter() - begin)
 
-# %% ../../nbs/apps/serve.ipynb #3a9806d3
-def _watch(
-    app, # FastAPI
-    service: Service, # counts
-):
-    "Let an app say in words what goes wrong, and count what it does"
+def _watch(app):
+    "Let an app say in words what goes wrong; 501: a network has no heat maps"
     from fastapi.responses import JSONResponse
     from starlette.requests import ClientDisconnect
-    def say(status, words, headers=None): return JSONResponse(dict(detail=words), status, headers)
-    async def refused(request, error): return say(error.status, str(error), error.headers)
-    async def unable(request, error): return say(501, str(error)) # a network that can't be explained
-    async def gone(request, error): return say(400, "the connection was cut")
-    async def broken(request, error): 
-        return say(500, "internal error; try again later, and tell whoever runs this service if it persists")
-    app.add_exception_handler(Refused, refused)
-    app.add_exception_handler(FruitError, unable)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, broken)
-    app.add_middleware(_Counted, service=service)
+    broken = "internal error; try again later, and tell whoever runs this service if it persists"
+    async def say(request, error):
+        status, words, headers = 500, broken, getattr(error, 'headers', None)
+        if isinstance(error, FruitError): status, words = getattr(error, 'status', 501), str(error)
+        return JSONResponse(dict(detail=words), status, headers)
+    async def gone(request, error): return JSONResponse(None, 400) # nobody reads it
+    for kind, answer in {ClientDisconnect: gone, FruitError: say, Exception: say}.items():
+        app.add_exception_handler(kind, answer)
 
-# %% ../../nbs/apps/serve.ipynb #b2bb9e45
+# %% ../../nbs/apps/serve.ipynb #bb873f20
 def listen(
     host: str, # name or address of this computer
     port: int, # 0: any that is free
 ) -> socket.socket: # accepts connections
     "Listen on a port; `FruitError` says why that is impossible"
-    options = dict(type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    try: family, *_, address = socket.getaddrinfo(host, port, **options)[0]
-    except OSError as error:
-        words = f"not a name or address of this computer ({error.strerror or error})"
-        raise FruitError(f"{host}: {words}; give another with --host") from error
-    try: listening = socket.create_server(address, family=family, backlog=2048)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        listening = socket.create_server(address, family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        words = f"can't be used ({getattr(error, 'strerror', None) or error}); give another with --port"
-        raise FruitError(f"{host}, port {port}: {words}") from error
+        option = 'host' if isinstance(error, socket.gaierror) else 'port'
+        reason = getattr(error, 'strerror', None) or error
+        words = f"{host}, port {port}: can't be used ({reason}); give another with --{option}"
+        raise FruitError(words) from error
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) # connections inherit it
     return listening
 
-# %% ../../nbs/apps/serve.ipynb #29b7e4f0
-def _phase_of(
-    state, # of h11: what the client sends next
-    is_read: bool, # False: a part of an answer waits to be read
-) -> str: # headers, body or answer
-    "The phase in which a connection is"
-    import h11
-    if not is_read: return 'answer'
-    return {h11.IDLE: 'headers', h11.SEND_BODY: 'body'}.get(state, 'answer')
-
-_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n'
-         b'Content-Type: application/json\r\nContent-Length: 56\r\n\r\n'
-         b'{"detail":"too many connections; try again in a moment"}')
-
-# %% ../../nbs/apps/serve.ipynb #eb84c023
-def _watched_protocol(
-    limits: Limits, # how many connections, and how long each phase may take
-) -> type: # for uvicorn's `http`
+# %% ../../nbs/apps/serve.ipynb #3c390915
+def _watched_protocol(limits: Limits) -> type: # for uvicorn's `http`
     "HTTP/1.1 that disconnects clients who are slow, and refuses those beyond the limit"
+    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
-    grace, seconds = limits.grace_seconds, dict(headers=limits.header_seconds)
-    seconds |= dict(body=limits.receive_seconds + grace, answer=limits.answer_seconds + grace)
+    phases, grace = {h11.IDLE: 'headers', h11.SEND_BODY: 'body'}, limits.grace_seconds
+    seconds = dict(headers=limits.header_seconds, body=limits.receive_seconds + grace)
     class Watched(H11Protocol):
         phase = timer = None
         def watch(self): # begins to count where a phase of a request begins
-            phase = _phase_of(self.conn.their_state, not self.transport.get_write_buffer_size())
+            is_read = not self.transport.get_write_buffer_size() # else a part of an answer waits to be read
+            phase = is_read and phases.get(self.conn.their_state)
             if self.phase == (self.cycle, phase): return
             self.rest()
             self.phase = self.cycle, phase
-            self.timer = self.loop.call_later(seconds[phase], self.transport.abort)
+            left = seconds.get(phase, limits.answer_seconds + grace)
+            self.timer = self.loop.call_later(left, self.transport.abort)
 
         def rest(self): self.timer = self.timer and self.timer.cancel()
         def connection_made(self, transport):
@@ -648,58 +564,77 @@ def _watched_protocol(
             super().data_received(data)
             if self.transport.get_protocol() is self: self.watch()
             else: self.rest() # a websocket by now
-
         def connection_lost(self, error): self.rest(); super().connection_lost(error)
         def on_response_complete(self): super().on_response_complete(); self.watch()
     return Watched
 
-# %% ../../nbs/apps/serve.ipynb #5a154050
-def _watched_camera(
-    limits: Limits, # how long a client may take to close
-) -> type: # for uvicorn's `ws`
-    "Websockets that are closed when the service has finished with them"
-    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-    class Watched(WebSocketsSansIOProtocol):
-        def on_task_complete(self, task):
-            super().on_task_complete(task)
-            self.loop.call_later(limits.grace_seconds, self.transport.abort)
-    return Watched
+# %% ../../nbs/apps/serve.ipynb #b2ecdb96
+_FULL = (b'HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n'
+         b'Content-Type: application/json\r\nContent-Length: 56\r\n\r\n'
+         b'{"detail":"too many connections; try again in a moment"}')
 
 def web_server(
     service: Service, # what stands behind it
 ): # -> `uvicorn.Server`
     "A server that keeps the limits of a service"
     import uvicorn
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
     limits, graceful = service.limits, int(service.limits.answer_seconds)
+    class Camera(WebSocketsSansIOProtocol): # closed when the service has finished with it
+        def on_task_complete(self, task):
+            super().on_task_complete(task)
+            self.loop.call_later(limits.grace_seconds, self.transport.abort)
     return uvicorn.Server(uvicorn.Config(
-        create_app(service), http=_watched_protocol(limits), ws=_watched_camera(limits),
+        create_app(service), http=_watched_protocol(limits), ws=Camera,
         ws_max_size=limits.frame_bytes, timeout_graceful_shutdown=graceful,
         log_level='warning', access_log=False, server_header=False))
 
-# %% ../../nbs/apps/serve.ipynb #bcc160ed
+# %% ../../nbs/apps/serve.ipynb #6cdf849a
+def _read_token(path: str | None) -> str | None: # None: no token is needed
+    "The token of a file, else of the environment"
+    if not path: return os.environ.get('FRUIT_SERVE_TOKEN')
+    try: token = Path(path).read_text('utf-8').strip()
+    except (OSError, ValueError) as error:
+        raise FruitError(f"--token-file {path}: not a file with text ({error}); give another") from error
+    if not token: raise FruitError(f"--token-file {path}: empty; write the token into it")
+    return token
+
+def _check_options(origins: Sequence[str], limits: dict):
+    "`FruitError` names the option that can't be meant"
+    for origin in origins:
+        if not re.fullmatch(r'\*|https?://[^/\s]+', origin):
+            raise FruitError(f"--cors-origin {origin}: not an origin; give e.g. https://example.org, or *")
+    for name, value in limits.items():
+        if value <= 0: raise FruitError(f"--{name.replace('_', '-')} {value}: give more than 0")
+
+# %% ../../nbs/apps/serve.ipynb #06cfec0c
 @command
+@delegates(Limits)
 def fruit_serve(
     host: str='127.0.0.1', # address to answer at; 0.0.0.0 lets other computers ask, too
     port: int=8000, # port to answer at; 0 takes any that is free
     model: str=None, # model folder; the shipped one by default
-    device: Param("cpu or cuda: let PyTorch answer there; by default ONNX Runtime answers if the model "
-                  "folder has graph.onnx, else PyTorch, on a GPU if there is one", str)=None,
+    device: str=None, # cpu or cuda: PyTorch answers there; by default the model's graph.onnx, if it has one
+    cors_origin: Sequence[str]=(), # web sites whose pages may ask, e.g. https://example.org, or * for all
+    token_file: str=None, # file with a token that requests must carry; FRUIT_SERVE_TOKEN by default
+    **kwargs,
 ) -> None:
-    """Answer photos over HTTP, with a page at / and a description at /docs; where the environment variable
-    FRUIT_SERVE_TOKEN is set, requests must carry it as Authorization: Bearer"""
+    """Answer photos over HTTP, with a page at / and a description at /docs; where a token is set, by file or
+    FRUIT_SERVE_TOKEN in the environment, requests must carry it as Authorization: Bearer"""
     need_extra('serve', 'uvicorn', 'websockets')
-    import warnings
     warnings.filterwarnings('ignore', module='PIL') # of damaged notes in somebody's file
-    listening, token = listen(host, port), os.environ.get('FRUIT_SERVE_TOKEN')
-    service = Service(Predictor(model, device, threads=1), token=token) # each worker is a thread
+    _check_options(cors_origin, kwargs)
+    listening, token = listen(host, port), _read_token(token_file)
+    service = Service(Predictor(model, device, threads=1), Limits(**kwargs), token, cors_origin)
     server = web_server(service)
-    def say(words): print(f'fruit_serve: {words}', file=sys.stderr, flush=True)
-    name = f'[{host}]' if ':' in host else host
+    say = partial(print, 'fruit_serve:', file=sys.stderr, flush=True)
     for kind in (signal.SIGINT, signal.SIGTERM): # while the server runs, its own handlers do
         signal.signal(kind, lambda *_: None)
+    name = f'[{host}]' if ':' in host else host
     say(f"answering at http://{name}:{listening.getsockname()[1]}; Ctrl-C ends it")
     if not token and host not in ('127.0.0.1', 'localhost', '::1'):
-        say("whoever reaches this port may ask; set FRUIT_SERVE_TOKEN to change that")
+        say("whoever reaches this port may ask; set FRUIT_SERVE_TOKEN or --token-file to change that")
     server.run(sockets=[listening])
     service.close()
     say(f"stopped; {service.accepted} requests accepted, {service.answered} answered")
+fruit_serve.__delwrap__ = Limits # whose comments are the help of its options

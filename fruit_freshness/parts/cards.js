@@ -37,9 +37,12 @@ export function saying(answer) {
   return parts
 }
 
+// What stands where no photo can be shown
+export const blank = () => make('div', {className: 'fruit-blank', textContent: '?'})
+
 // Fill a card: a photo, its name, and the elements that say what it shows. `src` may be empty
 export function fillCard(card, kind, name, src, ...said) {
-  const photo = src ? make('img', {src, alt: `the photo ${name}`}) : make('div', {className: 'fruit-blank', textContent: '?'})
+  const photo = src ? make('img', {src, alt: `the photo ${name}`}) : blank()
   const source = make('div', {className: 'fruit-source', title: name, textContent: name})
   card.className = `fruit-card fruit-${kind}`
   card.setAttribute('aria-label', name)
