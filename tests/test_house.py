@@ -66,7 +66,11 @@ def test_private_names_stay_at_home():
     assert not crossing
 
 
-COMMANDS = dict(re.findall(r'(\w+)=([\w.]+):', SETTINGS['console_scripts'])) # their modules
+def dotted(path: Path) -> str: return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+
+
+COMMANDS = {name: next(dotted(path) for path in MODULES.values() if f'\ndef {name}(' in path.read_text(encoding='utf-8'))
+            for name in re.findall(r'(\w+)=', SETTINGS['console_scripts'])} # their modules
 
 
 @cache
@@ -91,8 +95,7 @@ def literals(tree: ast.AST) -> list[str]:
 @pytest.mark.parametrize('name', MODULES)
 def test_advice_names_options_that_exist(name):
     "An option in a message is one of the command that the message names, else of the module's own command, else of any"
-    module = '.'.join(MODULES[name].relative_to(ROOT).with_suffix('').parts)
-    own = [command for command, place in COMMANDS.items() if place == module]
+    own = [command for command, place in COMMANDS.items() if place == dotted(MODULES[name])]
     unknown = set()
     for text in literals(ast.parse(MODULES[name].read_text(encoding='utf-8'))):
         if re.search(r'--[\w-]+: *#|var\(--', text): continue # a style sheet

@@ -369,7 +369,7 @@ def web_runtime() -> dict[str, bytes]: # content by file name
         raise FruitError("--format web: npm is missing, which fetches ONNX Runtime for browsers; "
                          "install Node.js (https://nodejs.org, or: apt-get install npm)")
     with tempfile.TemporaryDirectory() as folder:
-        command = npm, 'pack', '--silent', _RUNTIME
+        command = npm, 'pack', '-s', _RUNTIME
         fetched = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if fetched.returncode:
             reason = ' '.join(fetched.stderr.split())[:300] or f'status {fetched.returncode}'
