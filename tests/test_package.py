@@ -26,7 +26,7 @@ def test_what_is_inside(built, tmp_path):
     sdist, wheel = built
     with tarfile.open(sdist) as archive: archive.extractall(tmp_path, filter='data')
     source, = tmp_path.iterdir()
-    for needed in ('settings.ini', 'CHANGELOG.md', 'DATA_LICENCES.md', '.ci/run', 'nbs/00_data.ipynb', 'nbs/parts/core.ipynb', 'nbs/images/sample.png', 'tests/test_house.py'):
+    for needed in ('settings.ini', 'CHANGELOG.md', 'DATA_LICENCES.md', '.ci/run', 'nbs/00_data.ipynb', 'nbs/parts/core.ipynb', 'nbs/images/answer.png', 'tests/test_house.py'):
         assert (source/needed).is_file(), needed
     assert (source/'nbs'/'_quarto.yml').read_text() == (ROOT/'_quarto.yml').read_text()
     package = [path for path in (ROOT/'fruit_freshness').rglob('*') if path.is_file() and '__pycache__' not in path.parts]
