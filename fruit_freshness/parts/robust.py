@@ -446,7 +446,7 @@ def _train(
     begun.unlink(missing_ok=True)
     return net.eval()
 
-# %% ../../nbs/parts/robust.ipynb #3883d9ab
+# %% ../../nbs/parts/robust.ipynb #92c26c30
 def _deal(
     sourced: Sourced, # photos
     folds: int, # parts
@@ -465,12 +465,15 @@ def _as_learned(
     sourced: Sourced, # photos
     trained: np.ndarray, # indices of those that a network was trained on
     asked: np.ndarray, # indices of others
-) -> list[Photo]: # those asked; a fruit that fewer than two sources taught gets a name of no fruit
+) -> list[Photo]: # those asked; a fruit that fewer than two other sources taught gets a name of no fruit
     "What the network could know"
     teachers = defaultdict(set)
     for i in trained: teachers[sourced.photos[i].fruit].add(sourced.sources[i])
-    def name(fruit): return fruit if len(teachers[fruit]) > 1 else f'{fruit}, not learned'
-    return [replace(sourced.photos[i], fruit=name(sourced.photos[i].fruit)) for i in asked]
+    def name(fruit, source): # its own source teaches a fruit well enough, if it was there
+        enough = source in teachers[fruit] or len(teachers[fruit]) > 1
+        return fruit if enough else f'{fruit}, not learned'
+    names = [name(sourced.photos[i].fruit, sourced.sources[i]) for i in asked]
+    return [replace(sourced.photos[i], fruit=fruit) for i, fruit in zip(asked, names)]
 
 # %% ../../nbs/parts/robust.ipynb #0bb230f9
 @torch.inference_mode()
