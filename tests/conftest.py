@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,7 @@ def turning_fruit():
     from fruit_freshness.infer import Predictor
     from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
     predictor = Predictor()
-    for seed in range(200):
-        fruit = DRAWN_FRUITS[seed % 4]
+    for seed, fruit in product(range(100), DRAWN_FRUITS):
         photos = [draw_photo(fruit, freshness, seed, 320).image for freshness in ('Fresh', 'Rotten')]
         fresh, rotten = predictor.predict(photos)
         if (fresh.fruit, rotten.fruit, fresh.freshness, rotten.freshness) == (fruit, fruit, 'Fresh', 'Rotten') and fresh.accepted and rotten.accepted: return fruit, *photos

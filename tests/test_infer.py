@@ -14,7 +14,7 @@ from hosts import jpeg, photo_host
 
 from fruit_freshness.infer import FruitWidget, Prediction, Predictor, fruit_predict
 from fruit_freshness.model import ModelError, load_model, save_model, shipped_model
-from fruit_freshness.parts.sample import draw_photo
+from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +63,7 @@ def test_gpu_that_fails():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
 def test_one_answer(predictor, large, dtype):
     "A photo has one answer, from the graph or from torch, explained or not, whatever torch prefers for training"
-    plain, photos = Predictor(device='cpu'), [draw_photo(fruit, 'Rotten', 3).image for fruit in predictor.fruits] + [large]
+    plain, photos = Predictor(device='cpu'), [draw_photo(fruit, 'Rotten', 3).image for fruit in DRAWN_FRUITS] + [large]
     fast = predictor.predict(photos)
     with patch('fruit_freshness.model.fast_dtype', lambda device: dtype):
         slow = plain.predict(photos)
@@ -106,6 +106,21 @@ def test_odd_names(name):
     out = io.TextIOWrapper(io.BytesIO(), encoding='utf-8')
     with patch('sys.stdout', out): assert fruit_predict([name]) == 1
     assert json.loads(out.buffer.getvalue())['source'] == name
+
+
+def test_heat_without_torch(large, tmp_path):
+    "Heat maps are torch's work: where it is missing the service answers 501, the command one line, and both say what to install"
+    from fastapi.testclient import TestClient
+
+    from fruit_freshness.apps.serve import Service, create_app
+    missing = 'heat maps need torch: not installed; run: pip install "fruit_freshness[train]"'
+    with patch.dict('sys.modules', torch=None), TestClient(create_app(Service(Predictor()))) as client:
+        assert client.post('/predict', files=dict(files=large.read_bytes())).status_code == 200
+        refused = client.post('/explain', files=dict(files=large.read_bytes()))
+        with patch('sys.argv', ['fruit_predict', str(large), '--explain', str(tmp_path/'heat')]), contextlib.redirect_stderr(io.StringIO()) as said:
+            assert fruit_predict.main() == 1
+    assert (refused.status_code, refused.json()) == (501, dict(detail=missing))
+    assert said.getvalue() == f'fruit_predict: {missing}\n'
 
 
 # -- the widget, without a browser -------------------------------------------------------------------------------------
