@@ -498,7 +498,7 @@ def _score(
     return Scored(_as_learned(sourced, trained, asked), sourced.groups[asked], fruit, freshness,
                   novelty(net, given).numpy(), list(net.config.fruits))
 
-# %% ../../nbs/parts/robust.ipynb #539ac821
+# %% ../../nbs/parts/robust.ipynb #6cb5113f
 _WISHED = .05 # errors among the answers to left-out sources; 1 % would leave a quarter of the answers
 _FAMILIAR = .9 # share of left-out photos of known kinds that are not too novel for an answer
 
@@ -511,9 +511,10 @@ def _join(parts: Sequence[Scored]) -> Scored:
 def calibrate_abroad(
     net: FruitNet, # gets its temperatures and thresholds
     raw: Scored, # left-out photos at temperature 1
+    judged: np.ndarray, # `(N,) bool`: those that are fresh or rotten, of kinds that could be learned
 ) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are given
-    "Fit on sources that the network of an answer has not seen; kinds that it could not learn play no part"
-    known = raw.take(raw.fruit_truth >= 0)
+    "Fit on sources that the network of an answer has not seen"
+    known = raw.take(judged)
     limit = float(np.quantile(known.novelty, _FAMILIAR))
     fitted = replace(fit_calibration(known), novelty_threshold=limit)
     near = as_calibrated(known, fitted)[0].take(known.novelty <= limit)
@@ -632,7 +633,7 @@ def train_robust(
     save_model(net, out, half=True)
     return net.config.metrics
 
-# %% ../../nbs/parts/robust.ipynb #5fdea3c0
+# %% ../../nbs/parts/robust.ipynb #9e71fb56
 def _judge(
     net: FruitNet, # trained; gets its calibration, its metrics and facts of its training
     sourced: Sourced, # photos
@@ -645,7 +646,7 @@ def _judge(
 ) -> None:
     "Calibrate on left-out sources, and judge there and on held-out pictures at home"
     sources, stages = sourced.sources[order], sourced.stages[order]
-    scored, given = calibrate_abroad(net, raw)
+    scored, given = calibrate_abroad(net, raw, (raw.fruit_truth >= 0) & np.isin(stages, FRESHNESS))
     known = np.isin([photo.fruit for photo in sourced.photos], net.config.fruits)
     clear = np.isin(sourced.stages, FRESHNESS)
     home = _score(net, np.flatnonzero(~held), np.flatnonzero(held & known & clear), sourced, views, config)
