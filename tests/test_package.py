@@ -124,6 +124,20 @@ def test_light_answers(tmp_path):
         assert 'Traceback' not in done.stderr
 
 
+def test_light_audit(tmp_path):
+    "Without the extra `train` a folder is audited: copies, and the table with its page"
+    from fruit_freshness.parts.sample import draw_photo
+    photo = draw_photo('Banana', 'Fresh', 4).image
+    for name, image in (('one.png', photo), ('again.png', photo), ('flipped.png', photo.transpose(0)), ('other.png', draw_photo('Apple', 'Fresh', 5).image)):
+        (tmp_path/'photos').mkdir(exist_ok=True)
+        image.save(tmp_path/'photos'/name)
+    done = light('fruit_audit', 'photos', '--out', 'groups.tsv', cwd=tmp_path, env=dict(XDG_CACHE_HOME=str(tmp_path/'cache')))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report['photos'], report['pictures'], report['exact_copies']) == (4, 2, 1)
+    assert len((tmp_path/'groups.tsv').read_text().splitlines()) == 4 and (tmp_path/'groups.html').is_file()
+
+
 def test_light_widget():
     "The widget answers there, too, and says what its heat maps need"
     code = (f'import sys; sys.modules.update(dict.fromkeys({HEAVY})); from fruit_freshness.infer import FruitWidget, Predictor; '
@@ -151,11 +165,11 @@ def test_continuous_integration(tmp_path, has_all):
     fake('python3', '#!/bin/sh\ncase "$*" in *ensurepip*) exit %d;; esac\n' % (not has_all))
     fake('apt-get', APT.format(log=log, bin=bin, true=shutil.which('true')))
     if has_all:
-        for name in ('git', 'make', 'chromium'): fake(name, '#!/bin/sh\n')
+        for name in ('git', 'make', 'npm', 'chromium'): fake(name, '#!/bin/sh\n')
     done = subprocess.run([shutil.which('bash'), ROOT/'.ci'/'run'], env=dict(PATH=str(bin)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = log.read_text().splitlines() if log.exists() else []
     if has_all: assert lines == []
     else:
         update, install = lines
-        assert update.startswith('update') and {'git', 'make', 'chromium', 'python3-venv'} <= set(install.split())
+        assert update.startswith('update') and {'git', 'make', 'npm', 'chromium', 'python3-venv'} <= set(install.split())

@@ -298,8 +298,8 @@ _CERTAINTY = .95 # confidence of a stated risk, as of the intervals
 _WITHHELD = np.array([0, .01, .02, .04, .08, .16, .32, .64]) # shares of answers that the thresholds withhold
 _SLACK = 1.25 # convention: a quarter more risk than the least that can be stated is worth more answers
 
-def _confidence_for_risk(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray, wished=_WISHED_RISK):
-    "The lowest threshold that provably keeps the wished risk, or one that comes near; and the risk it keeps"
+def _confidence_for_risk(confidence: np.ndarray, right: np.ndarray, groups: np.ndarray):
+    "The lowest threshold that provably keeps the risk at 1 %, or one that comes near; and the risk it keeps"
     from scipy.stats import beta
     thresholds = _picture_quantile(confidence, groups, _WITHHELD)
     given = (confidence >= thresholds[:, None]) * _picture_weights(groups)
@@ -307,8 +307,8 @@ def _confidence_for_risk(confidence: np.ndarray, right: np.ndarray, groups: np.n
     doubt = (1 - _CERTAINTY) / len(_WITHHELD) # that a bound does not hold; below, `wrong` may be a fraction
     bounds = beta.ppf(1 - doubt, wrong + 1, np.maximum(answered - wrong, 1e-9)) # Clopper and Pearson 1934
     bounds, seen = np.where(wrong < answered, bounds, 1.), wrong / answered
-    allowed = np.where(seen <= max(wished, seen.min()), bounds, 2) # never where more errors were seen
-    limit = wished if allowed.min() <= wished else _SLACK * allowed.min()
+    allowed = np.where(seen <= max(_WISHED_RISK, seen.min()), bounds, 2) # never where more errors were seen
+    limit = _WISHED_RISK if allowed.min() <= _WISHED_RISK else _SLACK * allowed.min()
     best = (allowed <= limit).argmax()
     return float(thresholds[best]), float(bounds[best])
 
@@ -351,7 +351,6 @@ def as_calibrated(
 # %% ../../nbs/parts/evaluate.ipynb #24140028
 def fit_calibration(
     raw: Scored, # validation photos, answers at temperature 1
-    wished_risk: float=_WISHED_RISK, # share of errors among the answers that are given
 ) -> Calibration: # for photos of their kind
     "Fit temperatures and thresholds, each picture counting once"
     fruit = _fit_temperature(raw.fruit_probs, raw.fruit_truth, raw.groups)
@@ -359,7 +358,7 @@ def fit_calibration(
     novelty = float(_picture_quantile(raw.novelty, raw.groups, .99))
     near = at_temperatures(raw, fruit, freshness).take(raw.novelty <= novelty)
     return Calibration(fruit, freshness, novelty,
-                       *_confidence_for_risk(near.confidence, near.right, near.groups, wished_risk))
+                       *_confidence_for_risk(near.confidence, near.right, near.groups))
 
 def calibrate(
     net: FruitNet, # its config and its novelty are filled in; evaluated from now on

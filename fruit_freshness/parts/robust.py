@@ -498,8 +498,8 @@ def _score(
     return Scored(_as_learned(sourced, trained, asked), sourced.groups[asked], fruit, freshness,
                   novelty(net, given).numpy(), list(net.config.fruits))
 
-# %% ../../nbs/parts/robust.ipynb #d64fd1a3
-_WISHED = .03 # errors among the answers that are given; what is stated is the bound that the pictures prove
+# %% ../../nbs/parts/robust.ipynb #6cb5113f
+_WISHED = .05 # errors among the answers to left-out sources; 1 % would leave a quarter of the answers
 _FAMILIAR = .9 # share of left-out photos of known kinds that are not too novel for an answer
 
 def _join(parts: Sequence[Scored]) -> Scored:
@@ -511,13 +511,25 @@ def _join(parts: Sequence[Scored]) -> Scored:
 def calibrate_abroad(
     net: FruitNet, # gets its temperatures and thresholds
     raw: Scored, # left-out photos at temperature 1
+    judged: np.ndarray, # `(N,) bool`: those that are fresh or rotten, of kinds that could be learned
 ) -> tuple[Scored, np.ndarray]: # calibrated answers, and `(N,) bool`: which of them are given
-    "Fit on sources that the network of an answer has not seen; kinds that it could not learn play no part"
-    known = raw.take(raw.fruit_truth >= 0)
-    fitted = fit_calibration(known, _WISHED)
+    "Fit on sources that the network of an answer has not seen"
+    known = raw.take(judged)
     limit = float(np.quantile(known.novelty, _FAMILIAR))
-    vars(net.config).update(asdict(replace(fitted, novelty_threshold=limit)))
+    fitted = replace(fit_calibration(known), novelty_threshold=limit)
+    near = as_calibrated(known, fitted)[0].take(known.novelty <= limit)
+    least, stated = _least_confidence(near)
+    vars(net.config).update(asdict(replace(fitted, confidence_threshold=least, stated_risk=stated)))
     return as_calibrated(raw, net.config)
+
+def _least_confidence(scored: Scored) -> tuple[float, float]: # the confidence, and the bound of the risk
+    "The lowest confidence that kept the wished risk, and the upper end of that risk's interval over pictures"
+    sure, right = scored.confidence, scored.right
+    levels = np.quantile(sure, np.arange(0, 1, .02))
+    risks = np.array([(~right[sure >= level]).mean() for level in levels])
+    best = int(np.argmax(risks <= _WISHED)) if (risks <= _WISHED).any() else int(risks.argmin())
+    given = sure >= levels[best]
+    return float(levels[best]), 1 - accuracy_interval(right[given], scored.groups[given])[0]
 
 # %% ../../nbs/parts/robust.ipynb #9fdd2f45
 def _source_row(
@@ -547,20 +559,21 @@ def _along_the_way(scored: Scored, stages: np.ndarray) -> dict: # quartiles of P
                             for stage, some in rotten.items() if len(some)}
     return quartiles
 
-# %% ../../nbs/parts/robust.ipynb #9f8de943
+# %% ../../nbs/parts/robust.ipynb #e229c0c0
 def _abroad(
     raw: Scored, # left-out photos at temperature 1
     scored: Scored, # the same ones calibrated
     given: np.ndarray, # `(N,) bool`: which are given
     sources: np.ndarray, # `(N,) str`
     stages: np.ndarray, # `(N,) str`
+    stated_risk: float, # at most this share of the given answers is wrong
 ) -> dict: # as `report` returns it, and a row for each of `sources`
     "What the recipe is worth on sources that it has not seen: kinds that it could learn, fresh or rotten"
     known, clear = scored.fruit_truth >= 0, np.isin(stages, FRESHNESS)
     judged = known & clear
     rows = {str(name): _source_row(scored.take(judged & (sources == name)), given[judged & (sources == name)])
             for name in np.unique(sources[judged])}
-    metrics = report(raw.take(judged), scored.take(judged), given[judged])
+    metrics = report(raw.take(judged), scored.take(judged), given[judged], stated_risk)
     unknown = dict(photos=int((~known).sum()), accepted=int(given[~known].sum()))
     return dict(metrics, sources=rows, unknown_kinds=unknown, stages=_along_the_way(scored, stages))
 
@@ -620,7 +633,7 @@ def train_robust(
     save_model(net, out, half=True)
     return net.config.metrics
 
-# %% ../../nbs/parts/robust.ipynb #ddb2d9b2
+# %% ../../nbs/parts/robust.ipynb #9e71fb56
 def _judge(
     net: FruitNet, # trained; gets its calibration, its metrics and facts of its training
     sourced: Sourced, # photos
@@ -633,12 +646,12 @@ def _judge(
 ) -> None:
     "Calibrate on left-out sources, and judge there and on held-out pictures at home"
     sources, stages = sourced.sources[order], sourced.stages[order]
-    scored, given = calibrate_abroad(net, raw)
+    scored, given = calibrate_abroad(net, raw, (raw.fruit_truth >= 0) & np.isin(stages, FRESHNESS))
     known = np.isin([photo.fruit for photo in sourced.photos], net.config.fruits)
     clear = np.isin(sourced.stages, FRESHNESS)
     home = _score(net, np.flatnonzero(~held), np.flatnonzero(held & known & clear), sourced, views, config)
     net.config.metrics = dict(report(home, *as_calibrated(home, net.config), net.config.stated_risk),
-                              abroad=_abroad(raw, scored, given, sources, stages))
+                              abroad=_abroad(raw, scored, given, sources, stages, net.config.stated_risk))
     counts = dict(photos=len(held), pictures=len(set(sourced.groups.tolist())),
                   training_photos=int((~held).sum()), validation_photos=int(held.sum()))
     names = ', '.join(sorted(set(sourced.sources.tolist())))
