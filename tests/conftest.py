@@ -92,15 +92,21 @@ def free_port():
 
 @pytest.fixture(scope='session')
 def turning_fruit():
-    "Two photos of a drawn fruit, before and after, which the shipped network tells apart, and the fruit's name"
+    "Two photos of a drawn fruit, before and after, which the shipped network tells apart surely, and the fruit's name"
     from fruit_freshness.infer import Predictor
     from fruit_freshness.parts.sample import DRAWN_FRUITS, draw_photo
-    predictor = Predictor()
+    predictor, best = Predictor(), (0, 'none')
+    limits = predictor.config
+    def margin(said): # to where it would abstain: what a camera sees of a drawing is not quite the drawing
+        return min(said.fruit_confidence * said.freshness_confidence - limits.confidence_threshold, limits.novelty_threshold - said.novelty)
     for seed, fruit in product(range(100), DRAWN_FRUITS):
         photos = [draw_photo(fruit, freshness, seed, 320).image for freshness in ('Fresh', 'Rotten')]
-        fresh, rotten = predictor.predict(photos)
-        if (fresh.fruit, rotten.fruit, fresh.freshness, rotten.freshness) == (fruit, fruit, 'Fresh', 'Rotten') and fresh.accepted and rotten.accepted: return fruit, *photos
-    raise AssertionError('the shipped network tells no drawn fruit from itself when rotten')
+        said = predictor.predict(photos)
+        if [(each.fruit, each.freshness, each.accepted) for each in said] != [(fruit, 'Fresh', True), (fruit, 'Rotten', True)]: continue
+        best = max(best, (min(map(margin, said)), fruit, *photos), key=lambda pair: pair[0])
+        if best[0] > .03: break
+    assert best[0] > 0, 'the shipped network tells no drawn fruit from itself when rotten'
+    return best[1:]
 
 
 @pytest.fixture(scope='session')

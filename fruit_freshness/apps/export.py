@@ -5,6 +5,7 @@
 # %% ../../nbs/apps/export.ipynb #ceda7d31
 from __future__ import annotations
 import hashlib, io, json, shutil, subprocess, tarfile, tempfile, warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib.resources import files
 from pathlib import Path
@@ -139,7 +140,7 @@ def quantise(
         plain.write_bytes(content)
         quant_pre_process(plain, ready, skip_symbolic_shape=True)
         quantize_static(ready, small, Reader(), per_channel=True, reduce_range=True,
-                        op_types_to_quantize=['Conv'],
+                        op_types_to_quantize=['Conv', 'Gemm'],
                         weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8)
         made, facts = onnx.load(small), onnx.load(plain).metadata_props
     onnx.helper.set_model_props(made, {entry.key: entry.value for entry in facts})
@@ -409,7 +410,8 @@ def web_files(
     return contents | {'offline.js': head.encode() + (package/'offline.js').read_bytes()}
 
 # %% ../../nbs/apps/export.ipynb #7ffa77e4
-FORMATS = dict( # by name: usual file or folder, what makes its content, what answers with it
+FORMATS: dict[str, tuple[str, Callable, Callable]] = dict(
+    # by name: usual file or folder, what makes its content, what answers with it
     onnx=('fruit.onnx', export_onnx, run_onnx),
     torch=('fruit.pt2', export_torch, run_torch),
     web=('fruit_web', export_web, run_web))
@@ -444,13 +446,14 @@ def fruit_export(
         raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     need_extra('train', 'torch')
     if graph:
-        out = write_graph(model or files('fruit_freshness')/'shipped')
-        return dict(out=str(out), bytes=out.stat().st_size)
+        from fruit_freshness.model import shipped_model
+        written = write_graph(model or shipped_model())
+        return dict(out=str(written), bytes=written.stat().st_size)
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
     seen = _test_photos(photos, predictor.config.normalisation.size)
     images, content = np.stack([predictor.preprocess(photo) for photo in seen]), export(predictor.net)
     said = run(content, (seen if format == 'web' else images)[::8])
-    report = dict(largest_difference=_largest_difference(_original(predictor.net, images[::8]), said))
+    report: dict = dict(largest_difference=_largest_difference(_original(predictor.net, images[::8]), said))
     if int8:
         plain, content = content, quantise(content, images[::2])
         report['agreement'] = _agreement(*(run(each, images[1::2]) for each in (plain, content)))

@@ -637,4 +637,4 @@ def fruit_serve(
     server.run(sockets=[listening])
     service.close()
     say(f"stopped; {service.accepted} requests accepted, {service.answered} answered")
-fruit_serve.__delwrap__ = Limits # whose comments are the help of its options
+fruit_serve.__delwrap__ = Limits # type: ignore[attr-defined] # whose comments are the help of its options

@@ -29,7 +29,8 @@ class TemporalSmoother:
         half_life: float=.25, # seconds after which what was seen counts half
         lead: float=.2, # by which another label must be ahead to take over
     ):
-        self.half_life, self.lead, self.before = half_life, lead, None
+        self.half_life, self.lead = half_life, lead
+        self.before: float | None = None # seconds
         self.scores, self.said = defaultdict(dict), {} # of a question: smoothed confidences, and the answer
 
     def vote(self,
