@@ -334,6 +334,8 @@ One network, two answers: the fruit and its freshness.
 - It sees the outside of a fruit in a photo. It is no test of whether food is safe to eat.
 - Photos of other cameras, light and backgrounds than those of its training are harder than these figures say.
 """
+
+# %% ../nbs/02_model.ipynb #a88660d6
 _TESTED = """## Test ({n} photos that show no picture of the other photos)
 
 {valid} validation photos chose the epoch, the temperatures and the thresholds. \
@@ -343,6 +345,8 @@ _VALIDATED = """## Validation ({n} photos that show no picture of the training p
 These photos chose the epoch, so the figures are slightly optimistic; temperatures and thresholds were \
 fitted on one part of them and judged on another. \
 A test part that chooses nothing: `fruit_train --test-share .15`."""
+
+# %% ../nbs/02_model.ipynb #1d4dc603
 _HOME = """## At home ({n} photos of other pictures of the sources that trained it)
 
 These photos chose nothing."""

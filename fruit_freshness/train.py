@@ -715,6 +715,7 @@ def _robust_config(
     if foreign: raise DataError(f"{foreign}: no option of --recipe robust; its constants are in RobustConfig")
     return RobustConfig(**given)
 
+# %% ../nbs/03_train.ipynb #3d90dd91
 @command
 @delegates(TrainConfig)
 def fruit_train(

@@ -14,10 +14,11 @@ from pathlib import Path
 __all__ = ['RobustConfig', 'Sourced', 'find_sources', 'show_sources', 'EvenBatches', 'Views', 'draw_views', 'calibrate_abroad',
            'train_robust']
 
-# %% ../../nbs/parts/robust.ipynb #9134bc3a
+# %% ../../nbs/parts/robust.ipynb #2c682f7a
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from PIL import Image
 from numpy.random import Generator
 from safetensors.torch import load_file, save_file
@@ -222,7 +223,7 @@ class Views:
     def take_features(self, photos: np.ndarray, views: np.ndarray) -> Tensor: # `(N, features) float32`
         return torch.from_numpy(self.features[photos, views]).float()
 
-# %% ../../nbs/parts/robust.ipynb #ef870c84
+# %% ../../nbs/parts/robust.ipynb #255b11fe
 def _draw_some(
     sourced: Sourced, # photos
     number: int, # of the photo
@@ -236,6 +237,7 @@ def _draw_some(
     rng = np.random.default_rng([config.seed, number])
     return np.stack([plain, *(make_view(rng, pixels, size, ground) for _ in range(config.views))])
 
+# %% ../../nbs/parts/robust.ipynb #aad14e88
 def draw_views(
     sourced: Sourced, # photos
     net: FruitNet, # as pretrained
@@ -263,7 +265,7 @@ def draw_views(
     finally: torch.set_num_threads(threads)
     return views
 
-# %% ../../nbs/parts/robust.ipynb #ddc85301
+# %% ../../nbs/parts/robust.ipynb #08674412
 @dataclass
 class _Targets:
     "What each photo teaches"
@@ -283,6 +285,7 @@ class _Targets:
         by_fruit = F.cross_entropy(fruit.float(), self.fruit[photos], label_smoothing=smoothing)
         return by_fruit + (each * weight).sum() / weight.sum()
 
+# %% ../../nbs/parts/robust.ipynb #febe8ef5
 def _targets(
     sourced: Sourced, # photos
     which: np.ndarray, # indices of those that train
@@ -345,7 +348,7 @@ def _train_heads(
         loss = targets.losses(*_all_heads(net, features(photos)), photos, config.smoothing)
         optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
 
-# %% ../../nbs/parts/robust.ipynb #9250bc3a
+# %% ../../nbs/parts/robust.ipynb #835635fd
 class _Run:
     "The training of one network, which can be interrupted"
     def __init__(self,
@@ -354,7 +357,7 @@ class _Run:
         steps: int, # of the whole training
     ):
         freeze_backbone(net, config.unfreeze); speed_up(net)
-        self.net, self.config, self.step = net, config, 0
+        self.net, self.config, self.steps, self.step = net, config, steps, 0
         self.tail = _halves(net, config.unfreeze)[1].to(memory_format=torch.channels_last)
         heads = list(nn.ModuleList([net.shared, net.fruit_head, net.freshness_head]).parameters())
         body = [value for value in net.backbone.parameters() if value.requires_grad]
@@ -364,29 +367,31 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, rates, steps, pct_start=.2)
         self.average = {name: value.clone() for name, value in net.state_dict().items()}
 
-    def learn(self,
-        photos: np.ndarray, # `(B,)` their numbers
-        maps: Tensor, # `(B, channels, height, width) bfloat16`, of views of them
-        targets: _Targets, # what they teach
-    ) -> float: # the loss, nats
-        "One step"
-        self.net.train()
-        for module in self.net.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm): module.eval()
-        with autocast('cpu'): features = self.tail(maps.float().contiguous(memory_format=torch.channels_last))
-        loss = targets.losses(*_all_heads(self.net, features.float()), photos, self.config.smoothing)
-        self.optimiser.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(self.learning, 2.)
-        self.optimiser.step(); self.schedule.step()
-        self.step += 1
-        self._add_to_average()
-        return loss.item()
-
     @torch.no_grad()
-    def _add_to_average(self):
+    def add_to_average(self):
         keep = min(self.config.average, self.step / (self.step + 9)) # a young average forgets sooner
         for name, value in self.net.state_dict().items():
             if value.is_floating_point(): self.average[name].lerp_(value, 1 - keep)
+
+# %% ../../nbs/parts/robust.ipynb #0607a36a
+@patch
+def learn(self: _Run,
+    photos: np.ndarray, # `(B,)` their numbers
+    maps: Tensor, # `(B, channels, height, width) bfloat16`, of views of them
+    targets: _Targets, # what they teach
+) -> float: # the loss, nats
+    "One step"
+    self.net.train()
+    for module in self.net.backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm): module.eval()
+    with autocast('cpu'): features = self.tail(maps.float().contiguous(memory_format=torch.channels_last))
+    loss = targets.losses(*_all_heads(self.net, features.float()), photos, self.config.smoothing)
+    self.optimiser.zero_grad(); loss.backward()
+    nn.utils.clip_grad_norm_(self.learning, 2.)
+    self.optimiser.step(); self.schedule.step()
+    self.step += 1
+    self.add_to_average()
+    return loss.item()
 
 # %% ../../nbs/parts/robust.ipynb #3f7d3dc9
 def _save_run(run: _Run, path: Path) -> None: # what `_load_run` reads
@@ -401,9 +406,28 @@ def _load_run(run: _Run, path: Path) -> None:
     run.schedule.load_state_dict(state['schedule'])
     run.average, run.step = state['average'], state['step']
 
-# %% ../../nbs/parts/robust.ipynb #6453fdfd
+# %% ../../nbs/parts/robust.ipynb #0d61c459
 _SAVE_EVERY = 100 # steps, some two minutes on two cores
 
+def _take_steps(run: _Run, batches: EvenBatches, targets: _Targets, views: Views, number: int, path: Path,
+                stop: threading.Event) -> None:
+    "The rest of a training; what is needed to go on is saved to `path` now and then, and when it should stop"
+    config, name = run.config, f'training without part {number}' if number else 'training'
+    bar = progress_bar(range(run.step, run.steps), note=name, unit='step', total=run.steps, initial=run.step)
+    for step in bar:
+        torch.manual_seed(config.seed + step) # of the dropout, so that a resumed run goes on as it would have
+        rng = np.random.default_rng([config.seed, number, step])
+        photos = batches.draw(rng, config.batch_size)
+        maps = views.take_maps(photos, rng.integers(config.views + 1, size=len(photos)))
+        loss = run.learn(photos, maps, targets)
+        if not np.isfinite(loss):
+            raise ModelError(f"{name}: step {step + 1}: the loss is not a number any more; use a lower --lr")
+        if step % 10 == 0: bar.set_postfix(loss=f'{loss:.3f}')
+        if stop.is_set() or run.step % _SAVE_EVERY == 0: _save_run(run, path)
+        if stop.is_set(): raise KeyboardInterrupt(f"stopped in step {run.step}; nothing is lost: "
+                                                  f"go on with --out {path.parent.parent} --resume")
+
+# %% ../../nbs/parts/robust.ipynb #b0c71b63
 def _train(
     sourced: Sourced, # photos
     which: np.ndarray, # indices of those that train
@@ -420,28 +444,13 @@ def _train(
     if finished.exists():
         net.load_state_dict(load_file(finished))
         return net.eval()
-    targets, seed = _targets(sourced, which, net.config.fruits, config), [config.seed, number]
+    targets = _targets(sourced, which, net.config.fruits, config)
     _fit_norm(net, views, which)
-    _train_heads(net, sourced, which, targets, views, config, seed)
-    name = 'training' if number == 0 else f'training without part {number} of {config.folds}'
-    steps = config.fold_steps if number else config.steps
-    run, batches = _Run(net, config, steps), EvenBatches(sourced, which, config.unknown_share)
+    _train_heads(net, sourced, which, targets, views, config, [config.seed, number])
+    run = _Run(net, config, config.fold_steps if number else config.steps)
     if begun.exists(): _load_run(run, begun)
-    bar = progress_bar(range(run.step, steps), note=name, unit='step', total=steps, initial=run.step)
-    for step in bar:
-        torch.manual_seed(config.seed + step) # of the dropout, so that a resumed run goes on as it would have
-        rng = np.random.default_rng([*seed, step])
-        photos = batches.draw(rng, config.batch_size)
-        maps = views.take_maps(photos, rng.integers(config.views + 1, size=len(photos)))
-        loss = run.learn(photos, maps, targets)
-        if not np.isfinite(loss):
-            raise ModelError(f"{name}: step {step + 1}: the loss is not a number any more; use a lower --lr")
-        if step % 10 == 0: bar.set_postfix(loss=f'{loss:.3f}')
-        if stop.is_set() or run.step % _SAVE_EVERY == 0: _save_run(run, begun)
-        if stop.is_set(): raise KeyboardInterrupt(f"stopped in step {run.step}; nothing is lost: "
-                                                  f"go on with --out {out} --resume")
+    _take_steps(run, EvenBatches(sourced, which, config.unknown_share), targets, views, number, begun, stop)
     net.load_state_dict(run.average)
-    finished.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, finished)
     begun.unlink(missing_ok=True)
     return net.eval()
@@ -498,7 +507,7 @@ def _score(
     return Scored(_as_learned(sourced, trained, asked), sourced.groups[asked], fruit, freshness,
                   novelty(net, given).numpy(), list(net.config.fruits))
 
-# %% ../../nbs/parts/robust.ipynb #6cb5113f
+# %% ../../nbs/parts/robust.ipynb #581ff5fd
 _WISHED = .05 # errors among the answers to left-out sources; 1 % would leave a quarter of the answers
 _FAMILIAR = .9 # share of left-out photos of known kinds that are not too novel for an answer
 
@@ -522,6 +531,7 @@ def calibrate_abroad(
     vars(net.config).update(asdict(replace(fitted, confidence_threshold=least, stated_risk=stated)))
     return as_calibrated(raw, net.config)
 
+# %% ../../nbs/parts/robust.ipynb #b9a69905
 def _least_confidence(scored: Scored) -> tuple[float, float]: # the confidence, and the bound of the risk
     "The lowest confidence that kept the wished risk, and the upper end of that risk's interval over pictures"
     sure, right = scored.confidence, scored.right
@@ -531,7 +541,7 @@ def _least_confidence(scored: Scored) -> tuple[float, float]: # the confidence, 
     given = sure >= levels[best]
     return float(levels[best]), 1 - accuracy_interval(right[given], scored.groups[given])[0]
 
-# %% ../../nbs/parts/robust.ipynb #9fdd2f45
+# %% ../../nbs/parts/robust.ipynb #e7f99493
 def _source_row(
     scored: Scored, # calibrated answers to the photos of one source
     given: np.ndarray, # `(N,) bool`: which are given
@@ -549,6 +559,7 @@ def _source_row(
         row |= dict(risk=1 - correct.mean(), risk_ci95=(1 - high, 1 - low))
     return {name: np.round(value, 4).tolist() for name, value in row.items()}
 
+# %% ../../nbs/parts/robust.ipynb #01d3b8c3
 def _along_the_way(scored: Scored, stages: np.ndarray) -> dict: # quartiles of P(rotten) by fruit and stage
     "How rotten it calls fruit that is unripe, fresh, overripe or rotten, where such photos exist"
     fruits, quartiles = np.array([photo.fruit for photo in scored.photos]), {}
@@ -633,7 +644,7 @@ def train_robust(
     save_model(net, out, half=True)
     return net.config.metrics
 
-# %% ../../nbs/parts/robust.ipynb #9e71fb56
+# %% ../../nbs/parts/robust.ipynb #ac9ee541
 def _judge(
     net: FruitNet, # trained; gets its calibration, its metrics and facts of its training
     sourced: Sourced, # photos
@@ -658,6 +669,7 @@ def _judge(
     net.config.training = dict(recipe='robust', sources=names, **counts, **asdict(config))
     _write_left_out(out/'left_out.csv', scored, given, sources, stages)
 
+# %% ../../nbs/parts/robust.ipynb #e0ed2440
 def _write_left_out(path: Path, scored: Scored, given: np.ndarray, sources: np.ndarray, stages: np.ndarray):
     "A line for each left-out photo, without its name"
     fruits = [photo.fruit for photo in scored.photos]
