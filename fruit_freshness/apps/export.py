@@ -446,8 +446,7 @@ def fruit_export(
         raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     need_extra('train', 'torch')
     if graph:
-        from fruit_freshness.model import shipped_model
-        written = write_graph(model or shipped_model())
+        written = write_graph(model or str(files('fruit_freshness')/'shipped'))
         return dict(out=str(written), bytes=written.stat().st_size)
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
     seen = _test_photos(photos, predictor.config.normalisation.size)
