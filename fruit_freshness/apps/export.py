@@ -429,12 +429,6 @@ def _test_photos(
     sources = list(expand_sources([folder]))
     return [reduced(source) for source in sources[::-(-len(sources) // 400)]]
 
-# %% ../../nbs/apps/export.ipynb #3607640e
-def _export_graph(model: str | None) -> dict: # as `fruit_export` returns it
-    from fruit_freshness.model import shipped_model
-    written = write_graph(model or shipped_model())
-    return dict(out=str(written), bytes=written.stat().st_size)
-
 # %% ../../nbs/apps/export.ipynb #cb570fb3
 @command
 def fruit_export(
@@ -451,7 +445,9 @@ def fruit_export(
     if int8 and format != 'onnx':
         raise FruitError(f"--int8: not for --format {format}; leave one of the two out")
     need_extra('train', 'torch')
-    if graph: return _export_graph(model)
+    if graph:
+        written = write_graph(model or str(files('fruit_freshness')/'shipped'))
+        return dict(out=str(written), bytes=written.stat().st_size)
     predictor, (usual, export, run) = Predictor(model, device='cpu'), FORMATS[format]
     seen = _test_photos(photos, predictor.config.normalisation.size)
     images, content = np.stack([predictor.preprocess(photo) for photo in seen]), export(predictor.net)
