@@ -427,7 +427,7 @@ def _take_steps(run: _Run, batches: EvenBatches, targets: _Targets, views: Views
         if stop.is_set(): raise KeyboardInterrupt(f"stopped in step {run.step}; nothing is lost: "
                                                   f"go on with --out {path.parent.parent} --resume")
 
-# %% ../../nbs/parts/robust.ipynb #b0c71b63
+# %% ../../nbs/parts/robust.ipynb #1d58abac
 def _train(
     sourced: Sourced, # photos
     which: np.ndarray, # indices of those that train
@@ -451,6 +451,7 @@ def _train(
     if begun.exists(): _load_run(run, begun)
     _take_steps(run, EvenBatches(sourced, which, config.unknown_share), targets, views, number, begun, stop)
     net.load_state_dict(run.average)
+    finished.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, finished)
     begun.unlink(missing_ok=True)
     return net.eval()
