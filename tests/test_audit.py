@@ -284,4 +284,4 @@ print('torch' in sys.modules)
 """, tmp_path/'sample', KAGGLEHUB_CACHE=str(tmp_path))
     *lines, loaded = done.stdout.splitlines()
     assert loaded == 'False' and len(lines) == 4, done.stdout + done.stderr
-    assert all("pip install 'fruit_freshness[train]'" in line for line in lines)
+    assert all('pip install "fruit_freshness[train]"' in line for line in lines)

@@ -21,7 +21,7 @@ ARROWS = { # a module, and what it may import: a new one is a line more
     'split': 'core data copies',
     'backbones': 'core data', # for `Normalisation`, the input that a network was pretrained with
     'model': 'core data backbones',
-    'evaluate': 'core data split model',
+    'evaluate': 'core labels data split model',
     'views': 'core data sample',
     'robust': 'core labels data split views backbones model evaluate',
     'train': 'core sample data split backbones model evaluate robust',

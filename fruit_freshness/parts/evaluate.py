@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from .core import atomic_write, command, FRESHNESS, progress_bar
+from .labels import FolderReader
 from ..data import (check_photos, find_photos, Photo, PhotoDataset, PhotoStore, show_photos,
                                   valid_transforms)
 from ..split import group_photos, Split
@@ -26,8 +27,8 @@ from ..model import answer, autocast, fit_novelty, FruitNet, load_model, shipped
 # %% auto #0
 __all__ = ['Scored', 'make_loader', 'score_photos', 'backbone_features', 'accuracy_interval', 'ece', 'coverage_risk', 'evaluate',
            'Calibration', 'at_temperatures', 'given_answers', 'as_calibrated', 'fit_calibration', 'calibrate',
-           'crossfit', 'report', 'plain_axes', 'show_reliability', 'evaluation_figures', 'metrics_table', 'processes',
-           'say', 'save_figures', 'fruit_evaluate']
+           'crossfit', 'report', 'plain_axes', 'show_reliability', 'evaluation_figures', 'metrics_table', 'by_source',
+           'processes', 'say', 'save_figures', 'fruit_evaluate']
 
 # %% ../../nbs/parts/evaluate.ipynb #7a8f1c09
 @dataclass(frozen=True)
@@ -557,6 +558,31 @@ def metrics_table(
                                        f"{metrics['n'] - unknown} of known ones: AUROC {auroc:.3f}")
     return '\n'.join([*lines, _risk_line(metrics['answers'])])
 
+# %% ../../nbs/parts/evaluate.ipynb #cf33ee0a
+def _source_row(scored: Scored, given: np.ndarray) -> dict:
+    "What answers to the photos of one source are worth"
+    from sklearn.metrics import roc_auc_score
+    truth, rotten, groups = scored.freshness_truth, scored.freshness_probs[:, 1], scored.groups
+    right, correct = (rotten > .5) == truth, scored.right[given]
+    row = dict(photos=len(right), pictures=len(set(groups.tolist())), freshness=right.mean(),
+               freshness_ci95=accuracy_interval(right, groups), ece=ece(scored.freshness_probs.max(1), right),
+               fruit=(scored.fruit_probs.argmax(1) == scored.fruit_truth).mean(), coverage=given.mean())
+    if 0 < truth.mean() < 1: row['auroc'] = roc_auc_score(truth, rotten)
+    if len(correct):
+        low, high = accuracy_interval(correct, groups[given])
+        row |= dict(risk=1 - correct.mean(), risk_ci95=(1 - high, 1 - low))
+    return {name: _rounded(value) for name, value in row.items()}
+
+def by_source(
+    scored: Scored, # calibrated answers
+    given: np.ndarray, # `(N,) bool`: which are given
+    sources: Sequence[str] | np.ndarray, # of each photo: its camera, place or collection
+) -> dict: # name -> photos, pictures, fruit, freshness, ece, coverage, auroc, risk, and intervals
+    "A row for each source"
+    names = np.asarray(sources)
+    def row(name): return _source_row(scored.take(names == name), given[names == name])
+    return {str(name): row(name) for name in np.unique(names)}
+
 # %% ../../nbs/parts/evaluate.ipynb #dcd2b93a
 def processes() -> PartialState: # which process this is, of how many, and its device
     "The processes that work together: on graphics cards, else (or by `ACCELERATE_USE_CPU`) on the processor"
@@ -577,6 +603,21 @@ def save_figures(
     for name, figure in figures.items():
         with atomic_write(folder/f'{name}.png', 'wb') as file: figure.savefig(file, format='png', dpi=110)
 
+# %% ../../nbs/parts/evaluate.ipynb #c670b14e
+_SOURCE = ('{name}: {photos} photos, right about the fruit {fruit:.1%}, about freshness {freshness:.1%}; '
+           'answers {coverage:.1%}')
+_STRANGE = .2 # share of photos: twice as many as of the cameras that were left out when the limit was fitted
+
+def _warn_of_new_camera(scored: Scored, config) -> list[str]:
+    "A sentence where many photos are unlike those of training"
+    if config.novelty_threshold is None: return []
+    strange = (scored.novelty > config.novelty_threshold).mean()
+    if strange <= _STRANGE: return []
+    abroad = config.metrics.get('abroad')
+    hint = f"; expect some {abroad['freshness']['accuracy']:.0%} right about freshness" if abroad else ''
+    return [f"{strange:.0%} of these photos are unlike the training photos: this camera, or what it shows, "
+            f"is new to the network{hint}"]
+
 # %% ../../nbs/parts/evaluate.ipynb #280dcc1b
 @command
 def fruit_evaluate(
@@ -585,7 +626,7 @@ def fruit_evaluate(
     out: str=None, # write metrics.json and figures there
 ) -> dict: # n, and the metrics under fruit and freshness
     "Score a network on a labelled folder; one JSON object on stdout"
-    net = load_model(model or shipped_model(), processes().device)
+    net, reader = load_model(model or shipped_model(), processes().device), FolderReader()
     found = find_photos(folder, net.config.fruits)
     checked = check_photos(found.photos, net.config.normalisation.size)
     grouping = group_photos(checked.photos)
@@ -594,6 +635,10 @@ def fruit_evaluate(
     scored, given = as_calibrated(raw, net.config)
     metrics = report(raw, scored, given, net.config.stated_risk)
     say(metrics_table(metrics))
+    sources = [reader.source(photo.path.parent.parts) for photo in checked.photos]
+    if len(set(sources)) > 1: metrics['sources'] = by_source(scored, given, sources)
+    for name, row in metrics.get('sources', {}).items(): say(_SOURCE.format(name=name, **row))
+    for line in _warn_of_new_camera(scored, net.config): say(line)
     if out:
         save_figures(Path(out), **evaluation_figures(raw, scored, metrics))
         with atomic_write(Path(out)/'metrics.json') as file: json.dump(metrics, file, indent=1)

@@ -204,3 +204,14 @@ def with_proven(self: FolderReader,
     both = [fruit for fruit, found in states.items() if fruit and found >= set(FRESHNESS)]
     reader.known = self.known | _by_key([fruit for fruit in both if not self._is_known(fruit)])
     return reader
+
+# %% ../../nbs/parts/labels.ipynb #1c02b290
+@patch
+def source(self: FolderReader,
+    folders: Sequence[str], # names from the outermost to the innermost
+) -> str: # '' where every name speaks of fruit or freshness
+    "The innermost folder whose name says neither fruit nor freshness"
+    def speaks(name):
+        fruit, freshness = self.read_name(name)
+        return freshness or fruit and self._is_known(fruit) or set(self.words(name)) <= _qualities
+    return next((name for name in reversed(folders) if not speaks(name)), '')

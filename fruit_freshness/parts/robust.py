@@ -24,7 +24,7 @@ from numpy.random import Generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-# %% ../../nbs/parts/robust.ipynb #f42a6b88
+# %% ../../nbs/parts/robust.ipynb #01ffa54e
 from .core import (FRESHNESS, DataError, atomic_write, heard_stop, map_photos,
                                         progress_bar)
 from .labels import FolderReader
@@ -34,8 +34,8 @@ from ..split import group_photos
 from .backbones import (ModelError, WHEEL_BACKBONE, backbone_blocks, backbone_stages,
                                              freeze_backbone, speed_up)
 from ..model import FruitNet, autocast, create_model, fit_novelty, novelty, save_model
-from .evaluate import (Scored, accuracy_interval, as_calibrated, ece, fit_calibration,
-                                            report, say)
+from .evaluate import (Scored, accuracy_interval, as_calibrated, by_source,
+                                            fit_calibration, report, say)
 
 # %% ../../nbs/parts/robust.ipynb #9b6b3351
 @dataclass
@@ -80,7 +80,7 @@ class Sourced:
         for photo, stage in zip(self.photos, self.stages): seen[photo.fruit].add(stage)
         return sorted(fruit for fruit, stages in seen.items() if stages >= set(FRESHNESS))
 
-# %% ../../nbs/parts/robust.ipynb #ad2425bc
+# %% ../../nbs/parts/robust.ipynb #f07cf851
 def _read_stage(
     path: Path, # of a photo in a folder named after a stage
     root: Path, # the folder that was searched
@@ -97,11 +97,8 @@ def _stage(photo: Photo) -> str: # Unripe, Fresh, Overripe or Rotten
     return folder if folder in _STAGES else said[1] if said else photo.freshness
 
 def _source(path: Path, root: Path) -> str:
-    "The innermost folder whose name says neither fruit nor freshness"
-    def speaks(name): # of a stage, a fruit, or both
-        return name.title() in (*_STAGES, *FRESHNESS) or not FolderReader().place([name, 'Fresh'])[2]
-    silent = [name for name in (root.name, *path.parent.relative_to(root).parts) if not speaks(name)]
-    return silent[-1] if silent else root.name
+    "The folder that stands for a camera, a place or a collection"
+    return FolderReader().source([root.name, *path.parent.relative_to(root).parts]) or root.name
 
 # %% ../../nbs/parts/robust.ipynb #a95c4f4e
 def _one_source(sources: Sequence[str], groups: np.ndarray) -> np.ndarray: # `(N,) str`
@@ -542,24 +539,6 @@ def _least_confidence(scored: Scored) -> tuple[float, float]: # the confidence, 
     given = sure >= levels[best]
     return float(levels[best]), 1 - accuracy_interval(right[given], scored.groups[given])[0]
 
-# %% ../../nbs/parts/robust.ipynb #e7f99493
-def _source_row(
-    scored: Scored, # calibrated answers to the photos of one source
-    given: np.ndarray, # `(N,) bool`: which are given
-) -> dict: # one JSON object
-    "What answers to the photos of a source are worth"
-    from sklearn.metrics import roc_auc_score
-    truth, rotten, groups = scored.freshness_truth, scored.freshness_probs[:, 1], scored.groups
-    right, correct = (rotten > .5) == truth, scored.right[given]
-    row = dict(photos=len(right), pictures=len(set(groups.tolist())), freshness=right.mean(),
-               freshness_ci95=accuracy_interval(right, groups), ece=ece(scored.freshness_probs.max(1), right),
-               fruit=(scored.fruit_probs.argmax(1) == scored.fruit_truth).mean(), coverage=given.mean())
-    if 0 < truth.mean() < 1: row['auroc'] = roc_auc_score(truth, rotten)
-    if len(correct):
-        low, high = accuracy_interval(correct, groups[given])
-        row |= dict(risk=1 - correct.mean(), risk_ci95=(1 - high, 1 - low))
-    return {name: np.round(value, 4).tolist() for name, value in row.items()}
-
 # %% ../../nbs/parts/robust.ipynb #01d3b8c3
 def _along_the_way(scored: Scored, stages: np.ndarray) -> dict: # quartiles of P(rotten) by fruit and stage
     "How rotten it calls fruit that is unripe, fresh, overripe or rotten, where such photos exist"
@@ -571,7 +550,7 @@ def _along_the_way(scored: Scored, stages: np.ndarray) -> dict: # quartiles of P
                             for stage, some in rotten.items() if len(some)}
     return quartiles
 
-# %% ../../nbs/parts/robust.ipynb #e229c0c0
+# %% ../../nbs/parts/robust.ipynb #5122b284
 def _abroad(
     raw: Scored, # left-out photos at temperature 1
     scored: Scored, # the same ones calibrated
@@ -583,8 +562,7 @@ def _abroad(
     "What the recipe is worth on sources that it has not seen: kinds that it could learn, fresh or rotten"
     known, clear = scored.fruit_truth >= 0, np.isin(stages, FRESHNESS)
     judged = known & clear
-    rows = {str(name): _source_row(scored.take(judged & (sources == name)), given[judged & (sources == name)])
-            for name in np.unique(sources[judged])}
+    rows = by_source(scored.take(judged), given[judged], sources[judged])
     metrics = report(raw.take(judged), scored.take(judged), given[judged], stated_risk)
     unknown = dict(photos=int((~known).sum()), accepted=int(given[~known].sum()))
     return dict(metrics, sources=rows, unknown_kinds=unknown, stages=_along_the_way(scored, stages))
