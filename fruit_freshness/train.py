@@ -708,10 +708,10 @@ def _new_run() -> str: # e.g. 'runs/20260728-101500'
 def _robust_config(
     config: TrainConfig, # as given
 ) -> RobustConfig: # with what was given otherwise than by default
-    "The options that both recipes have; `DataError` for another one"
-    usual, fields = TrainConfig(), RobustConfig.__dataclass_fields__
+    "The options that mean the same in both, where they differ from their defaults; `DataError` for others"
+    usual, shared = TrainConfig(), ('backbone', 'seed', 'valid_share', 'batch_size', 'lr', 'weight_decay')
     given = {name: value for name, value in vars(config).items() if value != getattr(usual, name)}
-    foreign = ', '.join(f"--{name.replace('_', '-')}" for name in given if name not in fields)
+    foreign = ', '.join(f"--{name.replace('_', '-')}" for name in given if name not in shared)
     if foreign: raise DataError(f"{foreign}: no option of --recipe robust; its constants are in RobustConfig")
     return RobustConfig(**given)
 
@@ -732,6 +732,7 @@ def fruit_train(
     if config.epochs < 1: raise DataError(f"--epochs {config.epochs}: give 1 or more")
     if resume and not out: raise DataError("--resume: give the run folder with --out")
     folder = Path(out or _new_run())
+    if find_lr and recipe == 'robust': raise DataError("--find-lr: only for --recipe reference; leave it out")
     if recipe == 'robust': return train_robust(_robust_config(config), folders, folder, resume)
     if recipe != 'reference': raise DataError(f"--recipe {recipe}: unknown; choose reference or robust")
     if len(folders) > 1: raise DataError(f"--data {' '.join(folders)}: give one folder, or --recipe robust")
